@@ -1,0 +1,47 @@
+# The commands of the README; cmake does the work. make run and make test also do the set-up on a bare Debian 12.
+BUILD ?= build
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o Dpkg::Use-Pty=0
+
+all: $(BUILD)/build.ninja
+	@cmake --build $(BUILD) --target mxrun
+
+$(BUILD)/build.ninja: CMakeLists.txt
+	@cmake -B $(BUILD) -G Ninja $(CMAKE_FLAGS) >/dev/null
+
+run: setup-run
+	@$(MAKE) -s all
+	$(BUILD)/mxrun -u mem:// examples/hello.lua
+
+test: setup-test
+	@$(MAKE) -s all
+	@cmake --build $(BUILD) --target specs
+	@cmake -B build-asan -G Ninja -DMX_SANITIZE=ON >/dev/null && cmake --build build-asan --target mxrun specs
+	@spec/run $(BUILD) build-asan
+
+# Packages: spec/packages lists them; the first lines to build and run, the last to test.
+setup-run:
+	@dpkg -s $$(sed -n '2p' spec/packages) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) env $(APT) $$(sed -n '2p' spec/packages); } >/tmp/mxrun-setup.log 2>&1 || { tail -20 /tmp/mxrun-setup.log; exit 1; }
+setup-test: setup-run
+	@dpkg -s $$(sed -n '4p' spec/packages) >/dev/null 2>&1 || { [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee /usr/sbin/policy-rc.d && $(SUDO) chmod +x /usr/sbin/policy-rc.d; }; $(SUDO) apt-get update -q && $(SUDO) env $(APT) $$(sed -n '4p' spec/packages); } >/tmp/mxrun-setup.log 2>&1 || { tail -20 /tmp/mxrun-setup.log; exit 1; }
+
+bench-null bench-rabbit bench-latency: bench-%: all bench-programs
+	spec/bench/compare $* --build $(BUILD)
+bench-mem: all
+	spec/bench/mem $(BUILD)/mxrun
+bench-programs: $(BUILD)/build.ninja
+	@cmake --build $(BUILD) --target nullbroker peer
+
+orders: all
+	spec/bench/orders.py --mxrun $(BUILD)/mxrun
+
+lint:
+	luacheck -q scripts examples spec
+	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h' | grep -v abi.h)
+
+install: all
+	cmake --install $(BUILD)
+clean:
+	rm -rf $(BUILD) build-asan
+
+.PHONY: all run test setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-programs orders lint install clean

@@ -1,0 +1,57 @@
+/* jitprofile.c - stops Lua that runs too long, also where the JIT compiled it.
+ *
+ * Design: a debug hook does not fire in compiled loops. The profiler in mode "l" puts a guard into every trace; its own
+ * timer is switched off, and raising SIGPROF makes the guards leave for the interpreter, where a hook for every
+ * instruction waits. The hook raises again and again, through any pcall of the script, until mx/turn.lua runs: then the
+ * runtime has control. */
+#include "jitprofile.h"
+#include <lauxlib.h>
+#include <luajit.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/time.h>
+
+static lua_State *state;
+
+static void on_sample(void *data, lua_State *L, int samples, int vmstate) { (void)data, (void)L, (void)samples, (void)vmstate; }
+
+static void push_error(lua_State *L) {
+    lua_getfield(L, LUA_REGISTRYINDEX, "mx.interrupted");       /* the error's metatable, put there by mx/turn.lua */
+    lua_newtable(L);
+    lua_pushliteral(L, "interrupted");
+    lua_setfield(L, -2, "code");
+    lua_pushliteral(L, "ran past the turn limit without waiting");
+    luaL_where(L, 0);
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+    lua_setfield(L, -2, "message");
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "retryable");
+    luaL_traceback(L, L, NULL, 0);
+    lua_setfield(L, -2, "traceback");
+    lua_insert(L, -2);
+    lua_setmetatable(L, -2);
+}
+
+static void on_instruction(lua_State *L, lua_Debug *at) {
+    lua_getinfo(L, "S", at);
+    if (!strncmp(at->source, "@mx/turn", 8) || !strncmp(at->source, "=mx/turn", 8)) {
+        lua_sethook(L, NULL, 0, 0);
+        return;
+    }
+    if (!lua_checkstack(L, 8)) luaL_error(L, "interrupted: ran past the turn limit, and out of stack");
+    push_error(L);
+    lua_error(L);
+}
+
+void mx_jitprofile_start(lua_State *L) {
+    static const struct itimerval never;
+    state = L;
+    luaJIT_profile_start(L, "li1000000", on_sample, NULL);
+    setitimer(ITIMER_PROF, &never, NULL);
+}
+
+void mx_jitprofile_interrupt(void) {
+    lua_sethook(state, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+    raise(SIGPROF);
+}

@@ -1,0 +1,150 @@
+/* script.c - a Lua state's life, and the one protected call of each turn. */
+#include "script.h"
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "jitprofile.h"
+#include "worker/watchdog.h"
+
+struct mx_script {
+    lua_State *L;
+    int turn;                           /* reference of the turn function */
+    mx_runtime *runtime;
+    const mx_options *options;
+};
+
+__asm__(".section .rodata\n"
+        ".global mx_abi_text, mx_abi_text_end\n"
+        "mx_abi_text:\n"
+        ".incbin \"" MX_ABI_FILE "\"\n"
+        "mx_abi_text_end:\n"
+        ".previous\n");
+extern const char mx_abi_text[], mx_abi_text_end[];
+
+static int traceback(lua_State *L) {
+    const char *text = lua_tostring(L, 1);
+    if (!text && luaL_callmeta(L, 1, "__tostring")) text = lua_tostring(L, -1);
+    luaL_traceback(L, L, text ? text : "(an error without text)", 1);
+    return 1;
+}
+
+static void strings(lua_State *L, const char *field, const char *const *list, int count) {
+    lua_createtable(L, count, 0);
+    for (int i = 0; i < count; i++) {
+        lua_pushstring(L, list[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, field);
+}
+
+static void field(lua_State *L, const char *name, const char *value) {
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, name);
+}
+
+static void numeric(lua_State *L, const char *name, double value) {
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, name);
+}
+
+/* What the host hands to scripts/mx/host.lua as its only argument. */
+static void push_host(mx_script *s) {
+    lua_State *L = s->L;
+    const mx_options *o = s->options;
+    lua_newtable(L);
+    lua_pushlightuserdata(L, s->runtime);
+    lua_setfield(L, -2, "runtime");
+    lua_pushlstring(L, mx_abi_text, (size_t)(mx_abi_text_end - mx_abi_text));
+    lua_setfield(L, -2, "abi");
+    field(L, "command", o->command);
+    field(L, "file", o->file);
+    field(L, "eval", o->eval);
+    field(L, "log", o->log);
+    field(L, "log_level", o->log_level);
+    numeric(L, "drain", o->drain);
+    numeric(L, "turn_limit", o->turn_limit);
+    lua_pushboolean(L, isatty(STDERR_FILENO));
+    lua_setfield(L, -2, "terminal");
+    strings(L, "urls", o->urls, o->url_count);
+    strings(L, "args", (const char *const *)o->args, o->arg_count);
+    lua_newtable(L);
+    for (int i = 0; i < o->set_count; i++) field(L, o->set[i].key, o->set[i].value);
+    lua_setfield(L, -2, "set");
+    lua_pushvalue(L, LUA_REGISTRYINDEX);
+    lua_setfield(L, -2, "registry");
+}
+
+static void read_scripts_from(lua_State *L, const char *directory) {
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    lua_pushfstring(L, "%s/?.lua;%s", directory, lua_tostring(L, -1));
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 2);
+    (void)luaL_dostring(L, "local l = package.loaders l[1], l[2] = l[2], l[1]");   /* files before what is built in */
+}
+
+/* require "mx.host" with the host table as its argument; leaves the turn function. */
+static int start(lua_State *L) {
+    mx_script *s = lua_touserdata(L, 1);
+    luaL_openlibs(L);
+    if (s->options->scripts) read_scripts_from(L, s->options->scripts);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "mx.host");
+    lua_call(L, 1, 1);
+    push_host(s);
+    lua_call(L, 1, 1);
+    s->turn = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+static int report(mx_script *s) {
+    fprintf(stderr, "mxrun: %s\n", lua_tostring(s->L, -1));
+    lua_settop(s->L, 0);
+    return -1;
+}
+
+mx_script *mx_script_new(mx_runtime *r, const mx_options *o) {
+    mx_script *s = mx_zalloc(sizeof *s);
+    s->runtime = r;
+    s->options = o;
+    s->L = luaL_newstate();
+    lua_pushcfunction(s->L, traceback);
+    lua_pushcfunction(s->L, start);
+    lua_pushlightuserdata(s->L, s);
+    if (lua_pcall(s->L, 1, 0, 1) == 0) {
+        lua_settop(s->L, 0);
+        mx_jitprofile_start(s->L);
+        if (mx_watchdog_start(&r->turn, o->turn_limit, mx_jitprofile_interrupt) == 0) return s;
+        lua_pushliteral(s->L, "cannot create the watchdog's timer");
+    }
+    report(s);
+    mx_script_close(s);
+    return NULL;
+}
+
+int mx_script_turn(void *script) {
+    mx_script *s = script;
+    lua_State *L = s->L;
+    lua_pushcfunction(L, traceback);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->turn);
+    mx_watchdog_enter();
+    int failed = lua_pcall(L, 0, 0, 1);
+    mx_watchdog_leave();
+    if (failed) {
+        lua_sethook(L, NULL, 0, 0);
+        report(s);
+        s->runtime->turn.exit_code = 1;
+        return 1;
+    }
+    lua_settop(L, 0);
+    return s->runtime->turn.stop != 0;
+}
+
+void mx_script_close(mx_script *s) {
+    mx_watchdog_stop();
+    lua_close(s->L);
+    free(s);
+}

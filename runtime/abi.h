@@ -1,0 +1,195 @@
+/* abi.h - everything of the runtime that Lua may see: this text is both the C declaration and the FFI's cdef.
+ * No function here ever enters Lua: it answers, or it queues. Times are seconds (double); sizes are bytes. */
+
+/* A borrowed run of bytes; p may be NULL when n is 0. */
+typedef struct mx_span {
+    const uint8_t *p;
+    size_t n;
+} mx_span;
+
+/* Results: 0 or a negative code. Names and texts come from mx_error_name and mx_error_text. */
+const char *mx_error_name(int code);    /* "timeout"; NULL past the last code */
+const char *mx_error_text(int code);    /* "ran out of time" */
+int mx_error_retryable(int code);
+
+/* ---- waiting: a ticket is posted once, by an event or by its deadline --------------------------------------- */
+
+/* What came of an operation; read it, then mx_reply_free. */
+typedef struct mx_reply {
+    int code;                       /* 0 or negative */
+    uint16_t reply_code;            /* the broker's (404, 406 ...), 0: none */
+    uint32_t messages, consumers;   /* queue.declare-ok, purge-ok, delete-ok */
+    size_t text_size;
+    char text[];                    /* the broker's reply text, or a server-given name; NUL-terminated */
+} mx_reply;
+
+typedef struct mx_post {
+    uint32_t ticket;
+    int32_t code;                   /* 0, or MX_ETIMEOUT when the deadline came first */
+    mx_reply *reply;                /* NULL when there is nothing to say; the receiver frees it */
+} mx_post;
+
+typedef struct mx_waits {
+    uint32_t head, tail, mask;      /* Lua takes posts at head */
+    uint32_t live;                  /* tickets given out and not yet posted or dropped */
+    mx_post *post;
+} mx_waits;
+
+uint32_t mx_wait_new(mx_waits *w, double timeout);   /* < 0: no deadline; never returns 0 */
+void mx_wait_drop(mx_waits *w, uint32_t ticket);     /* it will not be posted any more; a stale ticket is ignored */
+void mx_reply_free(mx_reply *r);
+
+/* ---- deliveries -------------------------------------------------------------------------------------------- */
+
+enum { MX_UNSETTLED, MX_ACK, MX_REJECT, MX_REQUEUE, MX_FORGET };   /* FORGET: nothing goes to the broker */
+
+typedef struct mx_message mx_message;
+
+/* One delivery: a slot of an inbox. The spans are valid until verdict is set. */
+typedef struct mx_msg {
+    const uint8_t *body;
+    const uint8_t *exchange, *key;
+    const uint8_t *props;           /* property flags and list as on the wire (AMQP 0-9-1, 4.2.6.1) */
+    mx_message *own;                /* holds the bytes; NULL while they lie in the read buffer */
+    uint64_t tag;
+    size_t size;                    /* of the body */
+    uint32_t props_size;
+    uint32_t seq;                   /* its position in the inbox: tells a reused slot */
+    uint8_t exchange_size, key_size;
+    uint8_t redelivered;
+    uint8_t verdict;                /* MX_ACK ...; written by Lua once */
+    uint8_t sent;                   /* the broker knows the verdict already */
+} mx_msg;
+
+enum { MX_OPENING, MX_OPEN, MX_CLOSING, MX_CLOSED };
+
+/* Deliveries of one consumer: C writes at tail, Lua takes at head, C settles from settled. A ring of positions. */
+typedef struct mx_inbox {
+    uint32_t head, tail, settled, mask;
+    mx_msg *slot;
+    uint32_t state;                 /* MX_OPENING ... of the subscription */
+    uint32_t cancelled;             /* 1: by the broker (queue deleted, failover) */
+    double delivered, acked, rejected, requeued;   /* counts */
+} mx_inbox;
+
+/* Basic properties (AMQP 0-9-1, 1.8). flags says which fields are set, in the protocol's own bits. */
+enum {
+    MX_P_CONTENT_TYPE = 0x8000, MX_P_CONTENT_ENCODING = 0x4000, MX_P_HEADERS = 0x2000, MX_P_DELIVERY_MODE = 0x1000,
+    MX_P_PRIORITY = 0x800, MX_P_CORRELATION_ID = 0x400, MX_P_REPLY_TO = 0x200, MX_P_EXPIRATION = 0x100,
+    MX_P_MESSAGE_ID = 0x80, MX_P_TIMESTAMP = 0x40, MX_P_TYPE = 0x20, MX_P_USER_ID = 0x10, MX_P_APP_ID = 8
+};
+typedef struct mx_props {
+    uint32_t flags;
+    uint8_t delivery_mode, priority;
+    uint64_t timestamp;
+    mx_span content_type, content_encoding;
+    mx_span headers;                /* an encoded table, without its leading length */
+    mx_span correlation_id, reply_to, expiration, message_id, type, user_id, app_id;
+} mx_props;
+
+int mx_props_decode(const uint8_t *props, size_t size, mx_props *out);   /* spans point into props */
+
+/* ---- links ------------------------------------------------------------------------------------------------- */
+
+typedef struct mx_link {
+    uint32_t state;                 /* MX_OPENING ... */
+    uint32_t blocked;               /* the broker said connection.blocked */
+    double rpc_timeout;
+    char *error;                    /* why it closed; NULL while open */
+    int error_code;                 /* MX_ECONNECTION, MX_EACCESS ... */
+    uint16_t reply_code;            /* the broker's, 0: none */
+} mx_link;
+
+typedef struct mx_link_options {
+    mx_span scheme;                 /* "amqp", "mem" */
+    mx_span host, port, user, password, vhost;   /* host is the broker's name for mem:// */
+    mx_span name;                   /* connection_name in the broker's own UI */
+    double heartbeat, connect_timeout, rpc_timeout;
+    size_t max_body;                /* larger bodies are refused, both ways */
+} mx_link_options;
+
+/* A protocol operation with a reply. flags: MX_F_... ; args is an encoded table without its length. */
+enum { MX_DECLARE_QUEUE, MX_DECLARE_EXCHANGE, MX_BIND, MX_UNBIND, MX_BIND_EXCHANGE, MX_PURGE, MX_DELETE_QUEUE, MX_DELETE_EXCHANGE };
+enum { MX_F_PASSIVE = 1, MX_F_DURABLE = 2, MX_F_EXCLUSIVE = 4, MX_F_AUTO_DELETE = 8, MX_F_INTERNAL = 16, MX_F_NO_ACK = 32 };
+typedef struct mx_call {
+    uint32_t op, flags;
+    mx_span name;                   /* the queue; for exchange operations the exchange (for BIND_EXCHANGE the target) */
+    mx_span source;                 /* BIND, UNBIND, BIND_EXCHANGE: the exchange bound from; DECLARE_EXCHANGE: its type */
+    mx_span key;
+    mx_span args;
+} mx_call;
+
+typedef struct mx_consume {
+    mx_span queue, tag;             /* tag: chosen by the caller, unique on its link */
+    uint32_t prefetch;              /* 0: no limit */
+    uint32_t flags;                 /* MX_F_NO_ACK, MX_F_EXCLUSIVE */
+    mx_span args;
+} mx_consume;
+
+typedef struct mx_runtime mx_runtime;
+
+/* The link is the caller's until mx_link_close; the ticket is posted once it is open or has failed (reply says why). */
+mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
+void mx_link_close(mx_link *l, uint32_t ticket);     /* orderly; posted when nothing of it is left */
+/* 0: queued, the ticket will be posted; negative: refused here, nothing was queued. */
+int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket);
+
+/* The inbox lives until its ticket of mx_inbox_close is posted. */
+mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t ticket);
+void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket);    /* basic.cancel; what was not taken goes back; verdicts still flow */
+void mx_inbox_close(mx_inbox *ib, uint32_t ticket);     /* flushes verdicts, requeues the rest, frees it */
+
+/* ---- publishing ------------------------------------------------------------------------------------------- */
+
+enum { MX_PENDING, MX_CONFIRMED, MX_NACKED, MX_RETURNED, MX_TIMED_OUT, MX_LOST };   /* a receipt's state; LOST reads "closed" */
+
+typedef struct mx_pub {
+    double seq;                     /* of the latest publish; they count from 1 */
+    double settled;                 /* every publish up to here has ended */
+    uint32_t window;                /* how many may be pending */
+    uint32_t state;                 /* MX_OPENING ... of its channel */
+    uint32_t confirm;               /* 0: fire and forget */
+    double failed;                  /* how many ended otherwise than confirmed */
+    uint16_t reply_code;            /* why the channel closed last */
+    char *error;
+} mx_pub;
+
+mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket);
+int mx_pub_reopen(mx_pub *p, uint32_t ticket);          /* a new channel after the broker closed the old one */
+void mx_pub_close(mx_pub *p, uint32_t ticket);          /* pending publishes end as lost; freed when posted */
+/* The sequence number; or negative: MX_EAGAIN window full, MX_ECLOSED, MX_EVALIDATION (mx_pub_refusal says why).
+ * props NULL: delivery mode 2 (MX_TRANSIENT: 1) and a message id. timeout 0: the publisher's. */
+enum { MX_MANDATORY = 1, MX_TRANSIENT = 2 };
+double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const char *key, size_t key_size, const void *body,
+                  size_t size, const mx_props *props, int flags, double timeout);
+const char *mx_pub_refusal(void);                       /* the text of the last negative answer of mx_publish */
+int mx_receipt_state(mx_pub *p, double seq);            /* MX_PENDING ... */
+int mx_receipt_watch(mx_pub *p, double seq, uint32_t ticket);   /* the ticket already watching, or 0: posted when it ends */
+int mx_pub_watch(mx_pub *p, uint32_t ticket);           /* posted when the window has room or the channel closes */
+
+/* ---- the process ------------------------------------------------------------------------------------------- */
+
+enum { MX_HIST_CONFIRM, MX_HIST_LAG };
+typedef struct mx_hist mx_hist;
+mx_hist *mx_hist_new(void);                             /* 1 us to 1 h, 3 significant digits */
+void mx_hist_free(mx_hist *h);
+void mx_hist_record(mx_hist *h, double seconds);
+double mx_hist_percentile(const mx_hist *h, double p);  /* seconds; 0 when empty */
+double mx_hist_max(const mx_hist *h);
+double mx_hist_count(const mx_hist *h);
+
+/* What Lua and the worker tell each other during a turn. */
+typedef struct mx_turn {
+    volatile uint32_t tick;         /* counts 5 ms steps while Lua runs */
+    uint32_t work;                  /* changes with each handler and task: the turn limit restarts */
+    uint32_t again;                 /* Lua: there is more to do at once */
+    uint32_t stop;                  /* Lua: leave the loop with exit_code */
+    int exit_code;
+    uint32_t signals;               /* how many SIGTERM and SIGINT came */
+    mx_waits *waits;
+    mx_hist *confirm, *lag;
+    double published, delivered;
+} mx_turn;
+
+double mx_now(void);                                    /* monotonic, never cached */
+mx_turn *mx_runtime_turn(mx_runtime *r);

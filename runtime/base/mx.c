@@ -1,0 +1,35 @@
+/* mx.c - names and texts of the errors; memory that does not fail. */
+#include "base/mx.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *name, *text;
+    int retryable;
+} errors[] = {
+#define X(name, n, lua, text, retryable) [n] = {lua, text, retryable},
+    MX_ERROR_MAP(X)
+#undef X
+};
+
+static int known(int code) { return code < 0 && (size_t)-code < sizeof errors / sizeof *errors; }
+
+MX_EXPORT const char *mx_error_name(int code) { return known(code) ? errors[-code].name : NULL; }
+MX_EXPORT const char *mx_error_text(int code) { return known(code) ? errors[-code].text : "unknown error"; }
+MX_EXPORT int mx_error_retryable(int code) { return known(code) && errors[-code].retryable; }
+
+static void *sure(void *p, size_t n) {
+    if (p) return p;
+    fprintf(stderr, "mxrun: out of memory asking for %zu bytes\n", n);
+    abort();
+}
+
+void *mx_zalloc(size_t n) { return sure(calloc(1, n ? n : 1), n); }
+void *mx_realloc(void *p, size_t n) { return sure(realloc(p, n ? n : 1), n); }
+
+char *mx_strndup(const void *p, size_t n) {
+    char *s = mx_zalloc(n + 1);
+    if (n) memcpy(s, p, n);
+    return s;
+}

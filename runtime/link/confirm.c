@@ -1,0 +1,384 @@
+/* confirm.c - pending publishes in a ring by sequence number; those that failed, in an ordered list. */
+#include "link/confirm.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include "base/clock.h"
+
+enum { WINDOW_MAX = 1 << 20, FAILURES_MAX = 1 << 20, HALF_ID = 16, NUMBER_BITS = 20, SEQ_BITS = 44 };
+#define NEVER UINT64_MAX
+
+typedef struct entry {
+    uint64_t due, stamp;    /* us; stamp: when it was published */
+    uint64_t hash;          /* of the caller's message id; 0: the id is ours */
+    uint32_t ticket;        /* the first who watches it */
+    uint8_t state;          /* MX_PENDING until it ended */
+    uint8_t returned;
+    uint8_t crowd;          /* there are more who watch it: in extra */
+} entry;
+
+/* Those who watch what has a watcher already. Each keeps its own ticket: one whose deadline passed must not hide the rest. */
+typedef struct extra {
+    struct extra *next;
+    uint64_t seq;           /* 0: waits for room in the window */
+    uint32_t ticket;
+} extra;
+
+struct mx_pending {
+    extra *extra;
+    double late;            /* settlements that came after the deadline */
+    entry slot[];
+};
+
+struct mx_failure {
+    uint64_t seq;
+    int state;
+};
+
+/* Confirmed publishes of the same stamp, recorded as one. */
+typedef struct run {
+    uint64_t now, stamp, count;
+} run;
+
+static char process_id[HALF_ID];
+static uint32_t numbers;
+
+static entry *at(const mx_confirm *c, uint64_t seq) { return &c->ring->slot[seq & c->mask]; }
+static uint64_t settled(const mx_confirm *c) { return (uint64_t)c->pub.settled; }
+static uint64_t published(const mx_confirm *c) { return (uint64_t)c->pub.seq; }
+
+static void hex8(uint8_t *to, uint32_t v) {
+    uint64_t x = v;
+    x = (x << 16 | x) & 0x0000ffff0000ffff;
+    x = (x << 8 | x) & 0x00ff00ff00ff00ff;
+    x = (x << 4 | x) & 0x0f0f0f0f0f0f0f0f;
+    uint64_t letters = (x + 0x0606060606060606) >> 4 & 0x0101010101010101;
+    x = __builtin_bswap64(x + 0x3030303030303030 + letters * ('a' - '0' - 10));
+    memcpy(to, &x, 8);
+}
+
+static void hex16(uint8_t *to, uint64_t v) {
+    hex8(to, (uint32_t)(v >> 32));
+    hex8(to + 8, (uint32_t)v);
+}
+
+static int unhex16(const uint8_t *p, uint64_t *v) {
+    *v = 0;
+    for (int i = 0; i < HALF_ID; i++) {
+        int c = p[i], digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (digit < 0) return 0;
+        *v = *v << 4 | (unsigned)digit;
+    }
+    return 1;
+}
+
+static void name_process(void) {
+    uint64_t id;
+    if (process_id[0]) return;
+    if (getrandom(&id, sizeof id, 0) != sizeof id) abort();
+    hex16((uint8_t *)process_id, id);
+}
+
+static uint64_t us_of(double seconds) { return seconds < 1e9 ? (uint64_t)(seconds * 1e6) : (uint64_t)1e15; }
+
+/* ---- the list of failures ---- */
+
+static mx_failure *failure(const mx_confirm *c, size_t i) {
+    return &c->failure[(c->failure_first + i) & (c->failure_room - 1)];
+}
+
+static void grow(mx_confirm *c) {
+    size_t room = c->failure_room ? 2 * c->failure_room : 64;
+    mx_failure *bigger = mx_realloc(NULL, room * sizeof *bigger);
+    for (size_t i = 0; i < c->failures; i++) bigger[i] = *failure(c, i);
+    free(c->failure);
+    c->failure = bigger;
+    c->failure_room = room;
+    c->failure_first = 0;
+}
+
+static void list(mx_confirm *c, uint64_t seq, int state) {
+    if (c->failures == FAILURES_MAX) {
+        c->forgotten = (double)failure(c, 0)->seq;
+        c->failure_first++;
+        c->failures--;
+    } else if (c->failures == c->failure_room) grow(c);
+    *failure(c, c->failures++) = (mx_failure){seq, state};
+}
+
+/* What became of a publish at or below settled. */
+static int past(const mx_confirm *c, uint64_t seq) {
+    size_t low = 0, high = c->failures;
+    if (seq <= (uint64_t)c->forgotten) return MX_LOST;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (failure(c, mid)->seq < seq) low = mid + 1;
+        else high = mid;
+    }
+    return low < c->failures && failure(c, low)->seq == seq ? failure(c, low)->state : MX_CONFIRMED;
+}
+
+/* ---- who watches ---- */
+
+static void watch_also(mx_confirm *c, uint64_t seq, uint32_t ticket) {
+    extra *x = mx_zalloc(sizeof *x);
+    *x = (extra){c->ring->extra, seq, ticket};
+    c->ring->extra = x;
+}
+
+static void post_extra(mx_confirm *c, uint64_t seq) {
+    for (extra **at = &c->ring->extra, *x; (x = *at);) {
+        if (x->seq != seq) {
+            at = &x->next;
+            continue;
+        }
+        *at = x->next;
+        mx_wait_post(c->waits, x->ticket, 0, NULL);
+        free(x);
+    }
+}
+
+static void post_room(mx_confirm *c) {
+    uint32_t ticket = c->watcher;
+    c->watcher = 0;
+    mx_wait_post(c->waits, ticket, 0, NULL);
+    post_extra(c, 0);
+}
+
+/* ---- how a publish ends ---- */
+
+static void record(mx_confirm *c, run *r) {
+    if (r->count) mx_hist_add(c->latency, r->now > r->stamp ? r->now - r->stamp : 0, r->count);
+    r->count = 0;
+}
+
+static inline void confirmed(mx_confirm *c, run *r, uint64_t stamp) {
+    if (!c->latency) return;
+    if (!r->now) r->now = mx_clock_us();
+    if (stamp != r->stamp) record(c, r);
+    r->stamp = stamp;
+    r->count++;
+}
+
+static void end(mx_confirm *c, uint64_t seq, int state, run *r) {
+    entry *e = at(c, seq);
+    e->state = (uint8_t)(state == MX_CONFIRMED && e->returned ? MX_RETURNED : state);
+    if (e->state == MX_CONFIRMED) confirmed(c, r, e->stamp);
+    else c->pub.failed++;
+    if (e->ticket) mx_wait_post(c->waits, e->ticket, 0, NULL);
+    if (e->crowd) post_extra(c, seq);
+    e->ticket = 0;
+    e->crowd = 0;
+}
+
+/* Takes what has ended off the front of the ring. */
+static void advance(mx_confirm *c) {
+    uint64_t seq = settled(c) + 1;
+    for (; c->early && at(c, seq)->state; seq++) {
+        if (at(c, seq)->state != MX_CONFIRMED) list(c, seq, at(c, seq)->state);
+        c->early--;
+    }
+    c->pub.settled = (double)(seq - 1);
+    if (c->watcher && !mx_confirm_full(c)) post_room(c);
+}
+
+static void end_through(mx_confirm *c, uint64_t last, int state) {
+    run r = {0};
+    for (uint64_t seq = settled(c) + 1; seq <= last; seq++) {
+        entry *e = at(c, seq);
+        if (state == MX_CONFIRMED && !(e->state | e->returned) && !e->ticket) {   /* nearly all */
+            confirmed(c, &r, e->stamp);
+            continue;
+        }
+        if (!e->state) end(c, seq, state, &r);
+        else {
+            c->early--;
+            c->ring->late += e->state == MX_TIMED_OUT && state != MX_LOST;
+        }
+        if (e->state != MX_CONFIRMED) list(c, seq, e->state);
+    }
+    record(c, &r);
+    c->pub.settled = (double)last;
+    advance(c);
+}
+
+static void on_deadline(mx_timer *t, void *arg) {
+    mx_confirm *c = arg;
+    uint64_t now = mx_clock_us(), next = NEVER;
+    if (now < t->due_us) now = t->due_us;
+    for (uint64_t seq = settled(c) + 1; seq <= published(c); seq++) {
+        entry *e = at(c, seq);
+        if (e->state) continue;
+        if (e->due <= now) {
+            end(c, seq, MX_TIMED_OUT, NULL);
+            c->early++;
+        } else if (e->due < next) next = e->due;
+    }
+    advance(c);
+    if (next != NEVER) mx_timer_set(c->timers, t, next);
+}
+
+/* ---- the header's ---- */
+
+void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers, mx_hist *latency) {
+    uint32_t slots = 1;
+    if (window < 1) window = 1;
+    if (window > WINDOW_MAX) window = WINDOW_MAX;
+    while (slots < window) slots *= 2;
+    name_process();
+    *c = (mx_confirm){.waits = waits, .timers = timers, .latency = latency, .mask = slots - 1, .number = ++numbers};
+    c->pub.window = window;
+    c->pub.confirm = 1;
+    c->timeout_us = timeout > 0 ? us_of(timeout) : 0;
+    c->ring = mx_zalloc(sizeof *c->ring + slots * sizeof *c->ring->slot);
+    c->timer.fire = on_deadline;
+    c->timer.arg = c;
+}
+
+void mx_confirm_fini(mx_confirm *c) {
+    mx_timer_stop(c->timers, &c->timer);
+    for (extra *x; c->ring && (x = c->ring->extra);) {
+        c->ring->extra = x->next;
+        free(x);
+    }
+    free(c->ring);
+    free(c->failure);
+    c->ring = NULL;
+    c->failure = NULL;
+}
+
+double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash) {
+    c->pub.seq++;
+    if (!c->pub.confirm) return c->pub.settled = c->pub.seq;
+    uint64_t us = timeout == 0 ? c->timeout_us : timeout > 0 ? us_of(timeout) : 0, due = us ? now_us + us : NEVER;
+    *at(c, published(c)) = (entry){.due = due, .stamp = now_us, .hash = id_hash};
+    /* one that guards an entry long settled just fires for nothing: cheaper than to follow each confirm */
+    if (us && (!c->timer.place || due < c->timer.due_us)) mx_timer_set(c->timers, &c->timer, due);
+    return c->pub.seq;
+}
+
+/* A settlement for something that has ended: late when its deadline came first, wrong otherwise. */
+static int again(mx_confirm *c, int state, int listed) {
+    if (state != MX_TIMED_OUT && !(listed && state == MX_LOST)) return MX_EVALIDATION;
+    c->ring->late++;
+    return 0;
+}
+
+int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack) {
+    uint64_t base = (uint64_t)c->base, seq = base + tag;
+    int state = nack ? MX_NACKED : MX_CONFIRMED;
+    if (tag > published(c) - base || (!tag && !multiple)) return MX_EVALIDATION;
+    if (!tag) {
+        end_through(c, published(c), state);
+        return 0;
+    }
+    if (seq <= settled(c)) return again(c, past(c, seq), 1);
+    if (at(c, seq)->state && (!multiple || at(c, seq)->state != MX_TIMED_OUT)) return again(c, at(c, seq)->state, 0);
+    if (multiple) {
+        end_through(c, seq, state);
+        return 0;
+    }
+    run r = {0};
+    end(c, seq, state, &r);
+    record(c, &r);
+    c->early++;
+    if (seq == settled(c) + 1) advance(c);
+    return 0;
+}
+
+void mx_confirm_up_to(mx_confirm *c, double seq) {
+    uint64_t last = (uint64_t)(seq < c->pub.seq ? seq : c->pub.seq);
+    if (last > settled(c)) end_through(c, last, MX_CONFIRMED);
+}
+
+static int is_pending(const mx_confirm *c, uint64_t seq) {
+    return seq > settled(c) && seq <= published(c) && !at(c, seq)->state;
+}
+
+/* The sequence number in an id of ours, 0 when it is not of this publisher. */
+static uint64_t seq_of(const mx_confirm *c, mx_span id) {
+    uint64_t v, own = c->number & ((1u << NUMBER_BITS) - 1);
+    if (id.n != MX_ID_SIZE || memcmp(id.p, process_id, HALF_ID) || !unhex16(id.p + HALF_ID, &v)) return 0;
+    return v >> SEQ_BITS == own ? v & ((1ull << SEQ_BITS) - 1) : 0;
+}
+
+void mx_confirm_return(mx_confirm *c, mx_span id, mx_span exchange, mx_span key) {
+    uint64_t seq = seq_of(c, id), hash;
+    if (is_pending(c, seq) && !at(c, seq)->hash) {
+        at(c, seq)->returned = 1;
+        return;
+    }
+    hash = mx_confirm_hash(id, exchange, key);
+    for (seq = settled(c) + 1; seq <= published(c); seq++) {
+        entry *e = at(c, seq);
+        if (e->hash != hash || e->state || e->returned) continue;
+        e->returned = 1;
+        return;
+    }
+}
+
+void mx_confirm_returned(mx_confirm *c, double seq) {
+    if (is_pending(c, (uint64_t)seq)) at(c, (uint64_t)seq)->returned = 1;
+}
+
+void mx_confirm_lose(mx_confirm *c) {
+    mx_timer_stop(c->timers, &c->timer);
+    end_through(c, published(c), MX_LOST);
+    c->base = c->pub.seq;
+    post_room(c);
+}
+
+static uint64_t mix(uint64_t h, uint64_t v) {
+    unsigned __int128 m = (unsigned __int128)(h ^ v) * 0x9e3779b97f4a7c15u;
+    return (uint64_t)m ^ (uint64_t)(m >> 64);
+}
+
+static uint64_t hash_more(uint64_t h, mx_span s) {
+    uint64_t v;
+    h = mix(h, s.n + 0x632be59bd9b4e019u);
+    for (; s.n >= 8; s.p += 8, s.n -= 8) {
+        memcpy(&v, s.p, 8);
+        h = mix(h, v);
+    }
+    if (!s.n) return h;
+    v = 0;
+    memcpy(&v, s.p, s.n);
+    return mix(h, v);
+}
+
+uint64_t mx_confirm_hash(mx_span id, mx_span exchange, mx_span key) {
+    uint64_t h = hash_more(hash_more(hash_more(0xa0761d6478bd642fu, id), exchange), key);
+    return h ? h : 1;
+}
+
+void mx_confirm_id(const mx_confirm *c, uint8_t id[MX_ID_SIZE]) {
+    memcpy(id, process_id, HALF_ID);
+    hex16(id + HALF_ID, (uint64_t)c->number << SEQ_BITS | ((published(c) + 1) & ((1ull << SEQ_BITS) - 1)));
+}
+
+MX_EXPORT int mx_receipt_state(mx_pub *p, double number) {
+    mx_confirm *c = (mx_confirm *)p;
+    if (!(number >= 1 && number <= p->seq)) return MX_LOST;
+    uint64_t seq = (uint64_t)number;
+    return seq <= settled(c) ? past(c, seq) : at(c, seq)->state;
+}
+
+MX_EXPORT int mx_receipt_watch(mx_pub *p, double number, uint32_t ticket) {
+    mx_confirm *c = (mx_confirm *)p;
+    uint64_t seq = (uint64_t)(number > 0 ? number : 0);
+    if (!is_pending(c, seq)) mx_wait_post(c->waits, ticket, 0, NULL);
+    else if (!at(c, seq)->ticket) at(c, seq)->ticket = ticket;
+    else {
+        at(c, seq)->crowd = 1;
+        watch_also(c, seq, ticket);
+    }
+    return 0;
+}
+
+MX_EXPORT int mx_pub_watch(mx_pub *p, uint32_t ticket) {
+    mx_confirm *c = (mx_confirm *)p;
+    if (!mx_confirm_full(c) || p->state == MX_CLOSED) mx_wait_post(c->waits, ticket, 0, NULL);
+    else if (!c->watcher) c->watcher = ticket;
+    else watch_also(c, 0, ticket);
+    return 0;
+}

@@ -1,0 +1,61 @@
+/* link.h - one way to a broker: open, declare, publish, consume, settle, close. Two fillings: amqp, embedded.
+ *
+ * The worker calls fill, then lets Lua run, then flush, as often as there is something to do. */
+#ifndef MX_LINK_H
+#define MX_LINK_H
+#include <uv.h>
+#include "base/timer.h"
+#include "base/wait.h"
+#include "link/confirm.h"
+#include "message/inbox.h"
+
+typedef struct mx_link_base mx_link_base;
+
+typedef struct mx_link_ops {
+    int (*call)(mx_link *l, const mx_call *c, uint32_t ticket);
+    mx_inbox *(*consume)(mx_link *l, const mx_consume *c, uint32_t ticket);
+    void (*inbox_cancel)(mx_inbox *ib, uint32_t ticket);
+    void (*inbox_close)(mx_inbox *ib, uint32_t ticket);
+    mx_pub *(*pub_open)(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket);
+    int (*pub_reopen)(mx_pub *p, uint32_t ticket);
+    void (*pub_close)(mx_pub *p, uint32_t ticket);
+    double (*publish)(mx_pub *p, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout);
+    int (*fill)(mx_link *l);            /* moves one slice of deliveries and events in; 1: there is more at hand */
+    void (*flush)(mx_link *l);          /* settlements and everything buffered go out */
+    void (*close)(mx_link *l, uint32_t ticket);
+} mx_link_ops;
+
+/* What a link gets from the worker, which outlives it. */
+struct mx_runtime {
+    uv_loop_t *loop;
+    mx_timers timers;
+    mx_waitroom waits;
+    mx_turn turn;
+    mx_link_base *links;                /* open ones, for the turn */
+    void (*wake)(mx_runtime *r);        /* a turn is needed although no I/O is due; may be called from fill, flush, publish, timers */
+};
+
+/* Every filling starts with this; inboxes and publishers start with a pointer to it behind their public part. */
+struct mx_link_base {
+    mx_link pub;                        /* first: what Lua sees */
+    const mx_link_ops *ops;
+    mx_runtime *runtime;
+    mx_link_base *next;
+};
+
+typedef struct mx_consumer {            /* what both fillings' consumers start with */
+    mx_inbox inbox;                     /* first */
+    mx_link_base *link;
+} mx_consumer;
+
+typedef struct mx_publisher {           /* what both fillings' publishers start with */
+    mx_confirm confirm;                 /* first; its first is the mx_pub */
+    mx_link_base *link;
+} mx_publisher;
+
+mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
+mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
+void mx_link_attach(mx_runtime *r, mx_link_base *l);   /* into runtime->links */
+void mx_link_detach(mx_link_base *l);                  /* before it is freed */
+int mx_refuse(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));   /* sets mx_pub_refusal's text, returns code */
+#endif

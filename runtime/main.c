@@ -1,0 +1,31 @@
+/* main.c - plugs the script's turn into the worker; the only file that knows both. */
+#include <stdio.h>
+#include "options.h"
+#include "script.h"
+#include "worker/worker.h"
+
+int main(int argc, char **argv) {
+    mx_options options;
+    mx_worker worker;
+    mx_options_parse(&options, argc, argv);
+    if (options.exit_now) {
+        mx_options_fini(&options);
+        return options.exit_code;
+    }
+    if (mx_worker_init(&worker)) {
+        perror("mxrun: cannot start the event loop");
+        return 1;
+    }
+    mx_script *script = mx_script_new(&worker.runtime, &options);
+    int code = 1;
+    if (script) {
+        worker.turn = mx_script_turn;
+        worker.turn_arg = script;
+        mx_worker_run(&worker);
+        code = worker.runtime.turn.exit_code;
+        mx_script_close(script);
+    }
+    mx_worker_fini(&worker);
+    mx_options_fini(&options);
+    return code;
+}

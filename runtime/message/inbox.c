@@ -1,0 +1,111 @@
+/* inbox.c - a ring of deliveries; settles its front in one pass, a run of acks as one. */
+#include "message/inbox.h"
+#include <stdlib.h>
+
+enum { ROOM_DEFAULT = 4096, ROOM_MAX = 1 << 20 };
+
+static uint32_t power_of_two(uint32_t n) { return n < 2 ? 1 : 1u << (32 - __builtin_clz(n - 1)); }
+
+static void drop(mx_msg *m) {
+    if (!m->own) return;
+    mx_message_unref(m->own);
+    m->own = NULL;
+}
+
+void mx_inbox_init(mx_inbox *ib, uint32_t prefetch) {
+    uint32_t room = prefetch ? prefetch : ROOM_DEFAULT;
+    room = power_of_two(room < ROOM_MAX ? room : ROOM_MAX);
+    *ib = (mx_inbox){.mask = room - 1, .slot = mx_zalloc(room * sizeof *ib->slot)};
+}
+
+void mx_inbox_fini(mx_inbox *ib) {
+    for (uint32_t i = ib->settled; ib->slot && i != ib->tail; i++) drop(mx_inbox_at(ib, i));
+    free(ib->slot);
+    *ib = (mx_inbox){.state = MX_CLOSED};
+}
+
+mx_msg *mx_inbox_slot(mx_inbox *ib) {
+    mx_msg *m = mx_inbox_at(ib, ib->tail);
+    m->seq = ib->tail;
+    m->own = NULL;
+    m->verdict = MX_UNSETTLED;
+    m->sent = 0;
+    return m;
+}
+
+void mx_inbox_point(mx_msg *m, mx_message *owned) {
+    m->exchange = owned->bytes;
+    m->exchange_size = owned->exchange_size;
+    m->key = mx_message_key(owned);
+    m->key_size = owned->key_size;
+    m->props = mx_message_props(owned);
+    m->props_size = owned->props_size;
+    m->body = mx_message_body(owned);
+    m->size = owned->size;
+    m->own = owned;
+}
+
+static void own(mx_msg *m) {
+    mx_message *copy = mx_message_new((mx_span){m->exchange, m->exchange_size}, (mx_span){m->key, m->key_size},
+                                      (mx_span){m->props, m->props_size}, m->size);
+    copy->redelivered = m->redelivered;
+    mx_inbox_point(m, mx_message_append(copy, m->body, m->size));
+}
+
+void mx_inbox_detach(mx_inbox *ib) {
+    for (uint32_t i = ib->settled; i != ib->tail; i++) {
+        mx_msg *m = mx_inbox_at(ib, i);
+        if (!m->own && !m->verdict) own(m);
+    }
+}
+
+static void send(mx_inbox *ib, const mx_msg *m, const mx_settle *to, void *arg) {
+    if (m->verdict == MX_ACK) {
+        ib->acked++;
+        to->ack(arg, m->tag, 0);
+    } else if (m->verdict == MX_REJECT) {
+        ib->rejected++;
+        to->reject(arg, m->tag, 0);
+    } else if (m->verdict == MX_REQUEUE) {
+        ib->requeued++;
+        to->reject(arg, m->tag, 1);
+    }
+}
+
+uint32_t mx_inbox_settle(mx_inbox *ib, const mx_settle *to, void *arg) {
+    uint32_t i = ib->settled, head = ib->head, run = 0, acked = 0;
+    uint64_t last = 0;   /* the tag the run's ack will name */
+    for (; i != head; i++) {
+        mx_msg *m = mx_inbox_at(ib, i);
+        if (!m->verdict) break;
+        if (m->verdict == MX_ACK) {
+            /* one that was sent out of order may stand in a run, but never be named again */
+            if (!m->sent) last = m->tag, run++;
+        } else if (m->verdict != MX_FORGET && !m->sent) {
+            if (run) to->ack(arg, last, run > 1);
+            acked += run;
+            run = 0;
+            send(ib, m, to, arg);
+        }
+        drop(m);
+    }
+    if (run) to->ack(arg, last, run > 1);
+    ib->acked += acked + run;
+    uint32_t n = i - ib->settled;
+    ib->settled = i;
+    return n;
+}
+
+uint32_t mx_inbox_settle_gaps(mx_inbox *ib, const mx_settle *to, void *arg) {
+    uint32_t unsettled = 0;
+    for (uint32_t i = ib->settled; i != ib->head; i++) {
+        mx_msg *m = mx_inbox_at(ib, i);
+        if (!m->verdict) unsettled++;
+        else if (!m->sent) {
+            m->sent = 1;
+            send(ib, m, to, arg);
+            drop(m);
+        }
+    }
+    return unsettled;
+}

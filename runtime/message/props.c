@@ -1,0 +1,183 @@
+/* props.c - the property list, driven by one table of its fields; checks every header table before anyone reads it. */
+#include "message/props.h"
+#include <string.h>
+
+/* Order on the wire is the order of the flag bits, highest first; a field's index is 15 minus its bit. */
+enum kind { NONE, TEXT, TABLE, OCTET, STAMP };
+enum { FIELDS = 14, UNKNOWN_BITS = 3, CLUSTER_ID = 4, UNSEEN = 0xffff };
+#define AT(name) offsetof(mx_props, name)
+static const struct {
+    uint16_t kind, at;   /* at: in mx_props; UNSEEN: read past, never written */
+} field[16] = {
+    {TEXT, AT(content_type)}, {TEXT, AT(content_encoding)}, {TABLE, AT(headers)},    {OCTET, AT(delivery_mode)},
+    {OCTET, AT(priority)},    {TEXT, AT(correlation_id)},   {TEXT, AT(reply_to)},    {TEXT, AT(expiration)},
+    {TEXT, AT(message_id)},   {STAMP, AT(timestamp)},       {TEXT, AT(type)},        {TEXT, AT(user_id)},
+    {TEXT, AT(app_id)},       {TEXT, UNSEEN},               {NONE, UNSEEN},          {NONE, UNSEEN}};
+#undef AT
+
+/* Bytes left to read; a short read leaves p NULL and every later one fails too. */
+typedef struct cursor {
+    const uint8_t *p, *end;
+} cursor;
+
+static uint32_t be32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return __builtin_bswap32(v);
+}
+static uint64_t be64(const uint8_t *p) {
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return __builtin_bswap64(v);
+}
+
+/* The next n bytes, or NULL. */
+static const uint8_t *eat(cursor *c, size_t n) {
+    if ((size_t)(c->end - c->p) < n) return NULL;
+    const uint8_t *p = c->p;
+    c->p += n;
+    return p;
+}
+
+static int eat_short(cursor *c, mx_span *s) {
+    const uint8_t *n = eat(c, 1);
+    if (!n) return 0;
+    *s = (mx_span){eat(c, *n), *n};
+    return s->p != NULL;
+}
+
+static int eat_long(cursor *c, mx_span *s) {
+    const uint8_t *n = eat(c, 4);
+    if (!n) return 0;
+    *s = (mx_span){NULL, be32(n)};
+    s->p = eat(c, s->n);
+    return s->p != NULL;
+}
+
+/* Bytes of a value by its type as RabbitMQ reads it (rabbit_binary_parser), plus 1; 0: no such type. */
+enum { LONG = 100, NESTED = 101 };
+static const uint8_t width[256] = {
+    ['t'] = 2, ['b'] = 2, ['B'] = 2, ['s'] = 3, ['u'] = 3, ['I'] = 5, ['i'] = 5, ['l'] = 9, ['L'] = 9, ['f'] = 5,
+    ['d'] = 9, ['D'] = 6, ['T'] = 9, ['V'] = 1, ['S'] = LONG, ['x'] = LONG, ['A'] = NESTED, ['F'] = NESTED};
+
+static int walk(cursor c, int named, unsigned depth, unsigned *entries) {
+    if (depth > MX_TABLE_DEPTH) return 0;
+    while (c.p != c.end) {
+        mx_span s;
+        if (++*entries > MX_TABLE_ENTRIES) return 0;
+        if (named && !eat_short(&c, &s)) return 0;
+        const uint8_t *type = eat(&c, 1);
+        unsigned w = type ? width[*type] : 0;
+        if (!w) return 0;
+        if (w < LONG) {
+            if (!eat(&c, w - 1)) return 0;
+            continue;
+        }
+        if (!eat_long(&c, &s)) return 0;
+        if (w == NESTED && !walk((cursor){s.p, s.p + s.n}, *type == 'F', depth + 1, entries)) return 0;
+    }
+    return 1;
+}
+
+int mx_table_check(const uint8_t *p, size_t n) {
+    unsigned entries = 0;
+    if (!n) return 0;
+    return walk((cursor){p, p + n}, 1, 1, &entries) ? 0 : MX_EVALIDATION;
+}
+
+static unsigned first(unsigned flags) { return (unsigned)__builtin_clz(flags) - 16; }
+
+/* Reads the field i into out, which may be a scratch one. */
+static int read(cursor *c, unsigned i, mx_props *out) {
+    mx_span unseen;
+    const uint8_t *p;
+    void *to = field[i].at == UNSEEN ? (void *)&unseen : (uint8_t *)out + field[i].at;
+    switch (field[i].kind) {
+    case TEXT: return eat_short(c, to);
+    case TABLE: return eat_long(c, to);
+    case OCTET:
+        if ((p = eat(c, 1))) *(uint8_t *)to = *p;
+        return p != NULL;
+    case STAMP:
+        if ((p = eat(c, 8))) *(uint64_t *)to = be64(p);
+        return p != NULL;
+    default: return 0;   /* also a second flag word: nothing we know needs one */
+    }
+}
+
+MX_EXPORT int mx_props_decode(const uint8_t *props, size_t size, mx_props *out) {
+    memset(out, 0, sizeof *out);
+    if (size < 2) return MX_EVALIDATION;
+    cursor c = {props + 2, props + size};
+    unsigned flags = (unsigned)props[0] << 8 | props[1];
+    out->flags = flags & ~(unsigned)CLUSTER_ID;
+    for (unsigned i; flags; flags ^= 0x8000u >> i)
+        if (!read(&c, i = first(flags), out)) return MX_EVALIDATION;
+    return c.p == c.end ? 0 : MX_EVALIDATION;
+}
+
+int mx_props_check(const uint8_t *p, size_t n) {
+    mx_props found;
+    int code = mx_props_decode(p, n, &found);
+    if (code || !(found.flags & MX_P_HEADERS)) return code;
+    return mx_table_check(found.headers.p, found.headers.n);
+}
+
+static uint8_t *put(uint8_t *to, mx_span s) {
+    if (s.n) memcpy(to, s.p, s.n);
+    return to + s.n;
+}
+
+static int fits(unsigned kind, const mx_span *s) {
+    if (kind == TEXT) return s->n <= 255;
+    return s->n < 1u << 30 && mx_table_check(s->p, s->n) == 0;
+}
+
+int mx_props_encode(const mx_props *in, uint8_t *out, size_t cap) {
+    uint8_t *p = out, *end = out + cap;
+    unsigned flags = in->flags;
+    if (flags & ~0xfff8u) return MX_EVALIDATION;
+    if (cap < 2) return MX_EMEMORY;
+    *p++ = (uint8_t)(flags >> 8);
+    *p++ = (uint8_t)flags;
+    for (unsigned i; flags; flags ^= 0x8000u >> i) {
+        i = first(flags);
+        const void *from = (const uint8_t *)in + field[i].at;
+        const mx_span *s = from;
+        size_t left = (size_t)(end - p);
+        switch (field[i].kind) {
+        case OCTET:
+            if (left < 1) return MX_EMEMORY;
+            *p++ = *(const uint8_t *)from;
+            break;
+        case STAMP:
+            if (left < 8) return MX_EMEMORY;
+            memcpy(p, &(uint64_t){__builtin_bswap64(*(const uint64_t *)from)}, 8);
+            p += 8;
+            break;
+        case TEXT:
+            if (!fits(TEXT, s)) return MX_EVALIDATION;
+            if (left < 1 + s->n) return MX_EMEMORY;
+            *p++ = (uint8_t)s->n;
+            p = put(p, *s);
+            break;
+        default:
+            if (!fits(TABLE, s)) return MX_EVALIDATION;
+            if (left < 4 + s->n) return MX_EMEMORY;
+            memcpy(p, &(uint32_t){__builtin_bswap32((uint32_t)s->n)}, 4);
+            p = put(p + 4, *s);
+        }
+    }
+    return (int)(p - out);
+}
+
+size_t mx_props_bound(const mx_props *in) {
+    static const uint8_t fixed[] = {[TEXT] = 1, [TABLE] = 4, [OCTET] = 1, [STAMP] = 8};
+    size_t n = 2;
+    for (unsigned i, flags = in->flags & 0xfff8; flags; flags ^= 0x8000u >> i) {
+        i = first(flags);
+        n += fixed[field[i].kind];
+        if (field[i].kind <= TABLE) n += ((const mx_span *)((const uint8_t *)in + field[i].at))->n;
+    }
+    return n;
+}

@@ -1,0 +1,215 @@
+/* options.c - the command line, then MXRUN_* of the environment, then defaults. */
+#include "options.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "base/mx.h"
+
+#ifndef MX_VERSION
+#define MX_VERSION "0.1.0"
+#endif
+
+static const char help[] =
+    "usage: mxrun [options] FILE [args]        run a script\n"
+    "       mxrun [options] -e CODE [args]     run a line of Lua\n"
+    "       mxrun test [busted options] [spec/]\n"
+    "\n"
+    "  -u, --url URL       broker: amqp://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
+    "  -e, --eval CODE     run CODE before FILE, or instead of it\n"
+    "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"
+    "      --log FORMAT    text or json (MXRUN_LOG)\n"
+    "      --log-level L   debug, info, warn or error (MXRUN_LOG_LEVEL)\n"
+    "      --turn-limit S  how long Lua may run without waiting, 5 s; 0: no limit (MXRUN_TURN_LIMIT)\n"
+    "      --drain S       how long SIGTERM waits for handlers and confirms, 25 s (MXRUN_DRAIN)\n"
+    "      --scripts DIR   read mxrun's own Lua from DIR while working on it\n"
+    "  -h, --help          this text\n"
+    "      --version       the version\n"
+    "\n"
+    "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
+
+enum { URL, EVAL, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, SCRIPTS, HELP, VERSION };
+static const struct {
+    const char *name, *letter;
+    int id, takes;
+    const char *environment;
+} table[] = {
+    {"--url", "-u", URL, 1, "MXRUN_URLS"},
+    {"--eval", "-e", EVAL, 1, NULL},
+    {"--set", NULL, SET, 1, NULL},
+    {"--log", NULL, LOG, 1, "MXRUN_LOG"},
+    {"--log-level", NULL, LEVEL, 1, "MXRUN_LOG_LEVEL"},
+    {"--turn-limit", NULL, TURN_LIMIT, 1, "MXRUN_TURN_LIMIT"},
+    {"--drain", NULL, DRAIN, 1, "MXRUN_DRAIN"},
+    {"--scripts", NULL, SCRIPTS, 1, NULL},
+    {"--help", "-h", HELP, 0, NULL},
+    {"--version", NULL, VERSION, 0, NULL},
+};
+enum { KNOWN = sizeof table / sizeof *table };
+
+static void leave(mx_options *o, int code) {
+    o->exit_now = 1;
+    o->exit_code = code;
+}
+
+static void misuse(mx_options *o, const char *format, const char *a, const char *b) {
+    fputs("mxrun: ", stderr);
+    fprintf(stderr, format, a, b);
+    fputs("\n", stderr);
+    leave(o, 2);
+}
+
+/* How many letters two words differ by, roughly: enough to guess what was meant. */
+static size_t distance(const char *a, const char *b) {
+    size_t row[64], n = strlen(b);
+    if (n > 62 || strlen(a) > 62) return 99;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; a[i - 1]; i++) {
+        size_t before = row[0]++;
+        for (size_t j = 1; j <= n; j++) {
+            size_t best = before + (a[i - 1] != b[j - 1]);
+            before = row[j];
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+static void unknown(mx_options *o, const char *word) {
+    for (int i = 0; i < KNOWN; i++)
+        if (distance(word, table[i].name) <= 2) {
+            misuse(o, "unknown option '%s', did you mean '%s'?", word, table[i].name);
+            return;
+        }
+    misuse(o, "unknown option '%s'; mxrun --help lists them%s", word, "");
+}
+
+static double seconds(mx_options *o, const char *name, const char *text) {
+    static const struct { const char *unit; double factor; } units[] = {{"", 1}, {"s", 1}, {"ms", 0.001}, {"m", 60}, {"h", 3600}};
+    char *end;
+    double value = strtod(text, &end);
+    for (size_t i = 0; end != text && value >= 0 && i < sizeof units / sizeof *units; i++)
+        if (!strcmp(end, units[i].unit)) return value * units[i].factor;
+    misuse(o, "%s: expected seconds such as 5, 100ms or 2m, got '%s'", name, text);
+    return 0;
+}
+
+static void one_of(mx_options *o, const char *name, const char *value, const char *choices) {
+    char copy[64], *at = copy;
+    snprintf(copy, sizeof copy, "%s", choices);
+    for (char *word; (word = strsep(&at, " "));)
+        if (!strcmp(word, value)) return;
+    fprintf(stderr, "mxrun: %s: expected one of %s, got '%s'\n", name, choices, value);
+    leave(o, 2);
+}
+
+static void add_urls(mx_options *o, const char *list) {
+    while (*list) {
+        size_t n = strcspn(list, ",");
+        o->urls = mx_realloc(o->urls, (size_t)(o->url_count + 1) * sizeof *o->urls);
+        if (n) o->urls[o->url_count++] = mx_strndup(list, n);
+        list += n + (list[n] == ',');
+    }
+}
+
+static void add_set(mx_options *o, const char *pair) {
+    const char *equals = strchr(pair, '=');
+    if (!equals || equals == pair) {
+        misuse(o, "--set: expected name=value, got '%s'%s", pair, "");
+        return;
+    }
+    o->set = mx_realloc(o->set, (size_t)(o->set_count + 1) * sizeof *o->set);
+    o->set[o->set_count++] = (mx_pair){mx_strndup(pair, (size_t)(equals - pair)), equals + 1};
+}
+
+static void take(mx_options *o, int i, const char *name, const char *value) {
+    switch (table[i].id) {
+    case URL: add_urls(o, value); break;
+    case EVAL: o->eval = value; break;
+    case SET: add_set(o, value); break;
+    case LOG: one_of(o, name, o->log = value, "text json"); break;
+    case LEVEL: one_of(o, name, o->log_level = value, "debug info warn error"); break;
+    case TURN_LIMIT: o->turn_limit = seconds(o, name, value); break;
+    case DRAIN: o->drain = seconds(o, name, value); break;
+    case SCRIPTS: o->scripts = value; break;
+    case HELP: fputs(help, stdout); leave(o, 0); break;
+    case VERSION: puts("mxrun " MX_VERSION); leave(o, 0); break;
+    }
+}
+
+static int find(const char *word, size_t n) {
+    for (int i = 0; i < KNOWN; i++) {
+        if (strlen(table[i].name) == n && !strncmp(word, table[i].name, n)) return i;
+        if (table[i].letter && n == 2 && !strncmp(word, table[i].letter, n)) return i;
+    }
+    return -1;
+}
+
+/* Takes the option at argv[at]; returns how many words it was. */
+static int option(mx_options *o, int argc, char **argv, int at) {
+    const char *word = argv[at];
+    size_t n = strcspn(word, "=");
+    int i = find(word, n);
+    if (i < 0) {
+        unknown(o, word);
+        return 1;
+    }
+    if (!table[i].takes) {
+        take(o, i, word, NULL);
+        return 1;
+    }
+    if (word[n] == '=') {
+        take(o, i, table[i].name, word + n + 1);
+        return 1;
+    }
+    if (at + 1 == argc) {
+        misuse(o, "option %s wants a value; mxrun --help%s", word, "");
+        return 1;
+    }
+    take(o, i, table[i].name, argv[at + 1]);
+    return 2;
+}
+
+static void from_environment(mx_options *o) {
+    for (int i = 0; i < KNOWN; i++) {
+        const char *value = table[i].environment ? getenv(table[i].environment) : NULL;
+        if (value && *value) take(o, i, table[i].environment, value);
+    }
+}
+
+static void forget_urls(mx_options *o) {
+    for (int i = 0; i < o->url_count; i++) free((void *)o->urls[i]);
+    o->url_count = 0;
+}
+
+void mx_options_parse(mx_options *o, int argc, char **argv) {
+    *o = (mx_options){.turn_limit = 5, .drain = 25};
+    from_environment(o);
+    int at = 1, environment_urls = o->url_count;
+    if (at < argc && !strcmp(argv[at], "test")) {
+        o->command = "test";
+        at++;
+    }
+    while (!o->command && !o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {
+        if (environment_urls && find(argv[at], strcspn(argv[at], "=")) == URL) {
+            forget_urls(o);             /* options beat the environment */
+            environment_urls = 0;
+        }
+        at += option(o, argc, argv, at);
+    }
+    if (!o->command && !o->eval && !o->exit_now) {
+        if (at == argc) misuse(o, "no script given; try: mxrun -u mem:// FILE, or mxrun --help%s%s", "", "");
+        else o->file = argv[at++];
+    }
+    o->args = argv + at;
+    o->arg_count = argc > at ? argc - at : 0;
+}
+
+void mx_options_fini(mx_options *o) {
+    forget_urls(o);
+    free(o->urls);
+    for (int i = 0; i < o->set_count; i++) free((void *)o->set[i].key);
+    free(o->set);
+}

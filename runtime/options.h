@@ -1,0 +1,26 @@
+/* options.h - the command line and the environment. */
+#ifndef MX_OPTIONS_H
+#define MX_OPTIONS_H
+
+typedef struct mx_pair {
+    const char *key, *value;
+} mx_pair;
+
+typedef struct mx_options {
+    const char *command;                /* "test", or NULL: run file */
+    const char *file, *eval, *log, *log_level, *scripts;
+    const char **urls;
+    int url_count;
+    mx_pair *set;
+    int set_count;
+    char **args;                        /* what follows the file; args[-1] need not be the file */
+    int arg_count;
+    double turn_limit, drain;           /* seconds */
+    int exit_now;                       /* --help, --version or misuse: leave with exit_code */
+    int exit_code;
+} mx_options;
+
+/* Prints help, version or what is wrong itself. The strings are argv's and the environment's. */
+void mx_options_parse(mx_options *o, int argc, char **argv);
+void mx_options_fini(mx_options *o);
+#endif

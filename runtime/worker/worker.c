@@ -1,0 +1,156 @@
+/* worker.c - the loop and the turn. */
+#include "worker/worker.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#include "base/clock.h"
+
+enum { DRAIN_US = 5000 };               /* a drain pauses after this, so that I/O and heartbeats go on */
+
+static void on_wake(mx_runtime *r) { ((mx_worker *)r)->due = 1; }
+
+static int fill(mx_worker *w) {
+    int more = 0;
+    for (mx_link_base *l = w->runtime.links, *next; l; l = next) {
+        next = l->next;                 /* a link may leave the list while it is filled */
+        more |= l->ops->fill(&l->pub);
+    }
+    return more;
+}
+
+static void flush(mx_worker *w) {
+    for (mx_link_base *l = w->runtime.links, *next; l; l = next) {
+        next = l->next;
+        l->ops->flush(&l->pub);
+    }
+}
+
+/* One slice: what came in, what Lua makes of it, what goes out. Not 0: there is more to do. */
+static int slice(mx_worker *w) {
+    w->due = 0;
+    w->runtime.turn.again = 0;
+    int more = fill(w);
+    if (w->turn(w->turn_arg)) {
+        flush(w);
+        uv_stop(&w->loop);
+        return 0;
+    }
+    flush(w);
+    return more || w->due || w->runtime.turn.again;
+}
+
+static void on_idle(uv_idle_t *h) { (void)h; }
+
+static void keep_awake(mx_worker *w, int on) {
+    if (on) uv_idle_start(&w->idle, on_idle);
+    else uv_idle_stop(&w->idle);
+}
+
+static void on_check(uv_check_t *h) {
+    mx_worker *w = h->data;
+    uint64_t start = mx_clock_us(), now = start;
+    size_t fired = mx_timers_run(&w->runtime.timers, now);
+    if (!w->due && !fired && !uv_is_active((uv_handle_t *)&w->idle)) return;
+    int more;
+    do {
+        more = slice(w);
+        now = mx_clock_us();
+        if (mx_timers_next(&w->runtime.timers) <= now) mx_timers_run(&w->runtime.timers, now), more = 1;
+    } while (more && now - start < DRAIN_US);
+    mx_hist_add(w->runtime.turn.lag, now - start, 1);
+    keep_awake(w, more);
+}
+
+static void on_prepare(uv_prepare_t *h) {
+    mx_worker *w = h->data;
+    uint64_t due = mx_timers_next(&w->runtime.timers);
+    if (due == w->alarm_us) return;
+    struct itimerspec at = {0};
+    if (due != UINT64_MAX) {
+        at.it_value.tv_sec = (time_t)(due / 1000000);
+        at.it_value.tv_nsec = (long)(due % 1000000 * 1000) + 1;     /* 0 would disarm */
+    }
+    timerfd_settime(w->alarm_fd, TFD_TIMER_ABSTIME, &at, NULL);
+    w->alarm_us = due;
+}
+
+static void on_alarm(uv_poll_t *h, int status, int events) {
+    mx_worker *w = h->data;
+    uint64_t count;
+    (void)status, (void)events;
+    if (read(w->alarm_fd, &count, sizeof count) > 0) w->alarm_us = 0;
+}
+
+static void on_signal(uv_signal_t *h, int number) {
+    mx_worker *w = h->data;
+    (void)number;
+    w->runtime.turn.signals++;
+    w->due = 1;
+}
+
+int mx_worker_init(mx_worker *w) {
+    memset(w, 0, sizeof *w);
+    signal(SIGPIPE, SIG_IGN);
+    if (uv_loop_init(&w->loop)) return MX_EINTERNAL;
+    mx_runtime *r = &w->runtime;
+    r->loop = &w->loop;
+    r->wake = on_wake;
+    mx_waits_init(&r->waits, &r->timers);
+    r->turn.waits = &r->waits.pub;
+    r->turn.confirm = mx_hist_new();
+    r->turn.lag = mx_hist_new();
+    w->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (w->alarm_fd < 0) return MX_EINTERNAL;
+    w->alarm_us = UINT64_MAX;
+    uv_poll_init(&w->loop, &w->alarm, w->alarm_fd);
+    uv_prepare_init(&w->loop, &w->prepare);
+    uv_check_init(&w->loop, &w->check);
+    uv_idle_init(&w->loop, &w->idle);
+    uv_signal_init(&w->loop, &w->term);
+    uv_signal_init(&w->loop, &w->interrupt);
+    w->alarm.data = w->prepare.data = w->check.data = w->idle.data = w->term.data = w->interrupt.data = w;
+    uv_poll_start(&w->alarm, UV_READABLE, on_alarm);
+    uv_prepare_start(&w->prepare, on_prepare);
+    uv_check_start(&w->check, on_check);
+    uv_signal_start(&w->term, on_signal, SIGTERM);
+    uv_signal_start(&w->interrupt, on_signal, SIGINT);
+    return 0;
+}
+
+void mx_worker_run(mx_worker *w) {
+    w->due = 1;
+    keep_awake(w, 1);
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+}
+
+static int nothing(void *arg) {
+    (void)arg;
+    return 0;
+}
+
+static void on_walk(uv_handle_t *h, void *arg) {
+    (void)arg;
+    if (!uv_is_closing(h)) uv_close(h, NULL);
+}
+
+void mx_worker_fini(mx_worker *w) {
+    w->turn = nothing;
+    for (mx_link_base *l = w->runtime.links, *next; l; l = next) {
+        next = l->next;
+        l->ops->close(&l->pub, 0);
+    }
+    while (w->runtime.links) uv_run(&w->loop, UV_RUN_ONCE);
+    uv_walk(&w->loop, on_walk, NULL);
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&w->loop);
+    close(w->alarm_fd);
+    mx_waits_fini(&w->runtime.waits);
+    mx_timers_fini(&w->runtime.timers);
+    mx_hist_free(w->runtime.turn.confirm);
+    mx_hist_free(w->runtime.turn.lag);
+}
+
+MX_EXPORT mx_turn *mx_runtime_turn(mx_runtime *r) { return &r->turn; }

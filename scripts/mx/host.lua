@@ -1,0 +1,222 @@
+-- The script's host: strict globals, the main chunk as a task, when to end and with which code.
+local ffi = require "ffi"
+
+local function defaults(host, mx, log)
+  local check = require "mx.check"
+  log.configure { format = host.log or (host.terminal and "text") or "text", level = host.log_level or "info" }
+  mx.default_urls = host.urls
+  for k, v in pairs(host.set) do mx.config[k] = tonumber(v) or v end
+  math.randomseed(os.time() + (mx.now() * 1e6) % 1e6)
+  return check
+end
+
+-- The classic rule: reading an undeclared global, or assigning one outside a main chunk, raises.
+local function strict()
+  local declared = {}
+  local function what()
+    local d = debug.getinfo(3, "S")
+    return d and d.what or "C"
+  end
+  setmetatable(_G, {
+    __newindex = function(t, name, value)
+      if not declared[name] then
+        local w = what()
+        if w ~= "main" and w ~= "C" then error("assignment to undeclared global '" .. tostring(name) .. "'", 2) end
+        declared[name] = true
+      end
+      rawset(t, name, value)
+    end,
+    __index = function(_, name)
+      if not declared[name] and what() ~= "C" then error("undeclared global '" .. tostring(name) .. "'", 2) end
+    end,
+  })
+end
+
+-- require and dofile in Lua, so that the chunks they run may wait.
+local function loaders()
+  local loaded = package.loaded
+  function require(name)
+    if loaded[name] ~= nil then return loaded[name] end
+    local tried = {}
+    for _, loader in ipairs(package.loaders) do
+      local f = loader(name)
+      if type(f) == "function" then
+        local value = f(name)
+        if value ~= nil then loaded[name] = value end
+        if loaded[name] == nil then loaded[name] = true end
+        return loaded[name]
+      elseif type(f) == "string" then
+        tried[#tried + 1] = f
+      end
+    end
+    error(("module '%s' not found:%s"):format(name, table.concat(tried)), 2)
+  end
+  function dofile(name)
+    return assert(loadfile(name))()
+  end
+  -- Bytecode from a file or a string could do anything; source text is what people mean.
+  local plain = load
+  function load(chunk, name, _, env)
+    if env == nil then return plain(chunk, name, "t") end
+    return plain(chunk, name, "t", env)
+  end
+  function loadstring(chunk, name) return plain(chunk, name or chunk, "t") end
+end
+
+-- A handler of the script must not run for an error that the turn limit raised: nothing could stop a loop in it.
+local function xpcalls(err)
+  local plain = xpcall
+  function xpcall(f, handler, ...)
+    if type(handler) ~= "function" then error("bad argument #2 to 'xpcall' (function expected)", 2) end
+    return plain(f, function(e)
+      if err.is(e) and e.code == "interrupted" then return e end
+      return handler(e)
+    end, ...)
+  end
+end
+
+local function main_chunk(host)
+  local f, e
+  if host.eval then
+    f, e = loadstring(host.eval, "=(command line)")
+  else
+    f, e = loadfile(host.file)
+  end
+  if f then return f end
+  if host.file and not io.open(host.file) then
+    e = ("cannot open '%s'; give the path of a Lua script, or try examples/hello.lua"):format(host.file)
+    return nil, e, 2
+  end
+  return nil, e, 1
+end
+
+return function(host)
+  ffi.cdef(host.abi)
+  local turn = require "mx.turn"
+  turn.runtime = ffi.cast("mx_runtime *", host.runtime)
+  turn.setup(turn.runtime)
+  turn.install_coroutines()
+  local err, log, task = require "mx.err", require "mx.log", require "mx.task"
+  host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
+  local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
+  publish.setup()
+  local mx = require "mx"
+  loaders()
+  xpcalls(err)
+  rawset(_G, "mx", mx)
+  defaults(host, mx, log)
+  local t = turn.t
+  local exit_code, stopping, drain_until, finished = 0, false, nil, false
+  local main_running = true
+
+  local function quit(code)
+    t.exit_code = code
+    t.stop = 1
+  end
+
+  local function fail(text)
+    io.stderr:write("mxrun: ", text, "\n")
+    if exit_code == 0 then exit_code = 1 end
+  end
+
+  function task.on_failure(_, e)
+    log.error("a task failed", { error = task.text_of(e) })
+    conns.emit("error", e)
+  end
+
+  local function end_links()
+    finished = true
+    turn.start(function()
+      for _, c in ipairs(conns.open) do c:close() end
+    end, function() quit(exit_code) end)
+  end
+
+  -- Consumers stop taking and finish; then what is in flight is confirmed; then the links close.
+  local function stop()
+    if stopping then return end
+    stopping = true
+    drain_until = mx.now() + host.drain
+    conns.emit("stop")
+    task.stop_all()
+    local left = 0
+    for _, c in ipairs({ unpack(consume.open) }) do
+      left = left + 1
+      turn.start(function() c:stop() end, function() left = left - 1 end)
+    end
+    turn.stopping_consumers = function() return left > 0 end
+    turn.notify(ffi.C.mx_wait_new(turn.waits, host.drain), function()
+      if finished and t.stop == 1 then return end
+      log.error("the drain ran out", { seconds = host.drain, tasks = turn.tasks, consumers = left, unconfirmed = publish.pending() })
+      quit(4)
+    end)
+  end
+  turn.request_stop = stop
+
+  local signals = 0
+  function turn.before()
+    if t.signals ~= signals then
+      signals = t.signals
+      if stopping and signals > 1 then
+        log.warn("second signal: leaving now", { unconfirmed = publish.pending() })
+        return quit(4)
+      end
+      stop()
+    end
+    local conn, e = conns.dropped()
+    if conn and t.stop == 0 and not finished then
+      conns.emit("down", conn, e)
+      fail("connection lost: " .. tostring(e))
+      finished = true
+      quit(1)
+    end
+  end
+
+  -- Nothing left to wait for?
+  function turn.after()
+    if finished or t.stop == 1 then return end
+    if stopping then
+      if not turn.stopping_consumers() and publish.pending() == 0 then end_links() end
+      return
+    end
+    if main_running or turn.tasks > 0 or #consume.open > 0 or task.timers > 0 or publish.pending() > 0 then return end
+    end_links()
+  end
+
+  local function main_done(ok, e)
+    main_running = false
+    if ok then return end
+    if stopping and err.is(e) and e.code == "closed" then return end
+    fail(task.text_of(e))
+    stop()
+  end
+
+  arg = { [0] = host.file or "(command line)" }
+  for i, a in ipairs(host.args) do arg[i] = a end
+  if host.command == "test" then
+    local test = require "mx.test"
+    turn.start(test.run, function(ok, e)
+      main_running = false
+      if ok then exit_code = e else fail(task.text_of(e)) end
+      end_links()
+    end, host.args)
+    return turn.turn
+  end
+
+  strict()
+  if #host.urls == 0 then
+    if not host.terminal then
+      io.stderr:write("mxrun: no broker: give -u amqp://… or -u mem://\n")
+      quit(2)
+      return turn.turn
+    end
+    io.stderr:write("mxrun: no -u URL given, using mem:// (an embedded broker, this process only)\n")
+  end
+  local f, e, code = main_chunk(host)
+  if not f then
+    io.stderr:write("mxrun: ", e, "\n")
+    quit(code)
+    return turn.turn
+  end
+  turn.start(f, main_done, unpack(arg))
+  return turn.turn
+end

@@ -1,0 +1,125 @@
+-- Counters, gauges, histograms, and the figures of mx.stats().
+local ffi = require "ffi"
+local C = ffi.C
+local turn, err = require "mx.turn", require "mx.err"
+local consume, publish = require "mx.consume", require "mx.publish"
+
+local M = { all = {}, dropped = 0 }
+local MAX_SERIES = 1000
+
+local Counter = {}
+Counter.__index = Counter
+
+local function series(self, ...)
+  local key = table.concat({ ... }, "\0")
+  if not self.values[key] then
+    if self.count >= MAX_SERIES then
+      M.dropped = M.dropped + 1
+      return nil
+    end
+    self.count = self.count + 1
+    self.values[key] = 0
+  end
+  return key
+end
+
+local function metric(kind, name, help, labels, meta)
+  if type(name) ~= "string" or not name:find "^[%a_:][%w_:]*$" then
+    error(("mx.%s: '%s' is not a metric's name (letters, digits, _ and :)"):format(kind, tostring(name)), 3)
+  end
+  local self = setmetatable({ kind = kind, name = name, help = help, labels = labels or {}, values = {}, count = 0 }, meta)
+  M.all[name] = self
+  return self
+end
+
+function M.counter(name, help, labels) return metric("counter", name, help, labels, Counter) end
+
+-- Adds n; the label values follow in the order of the labels.
+function Counter:inc(n, ...)
+  n = n or 1
+  if type(n) ~= "number" or n < 0 then error("counter:inc: expected a number of 0 or more", 2) end
+  local key = select("#", ...) == 0 and series(self) or series(self, ...)
+  if key then self.values[key] = self.values[key] + n end
+end
+
+function Counter:get(...) return self.values[table.concat({ ... }, "\0")] or 0 end
+
+local Gauge = {}
+Gauge.__index = Gauge
+function M.gauge(name, f)
+  local self = metric("gauge", name, nil, nil, Gauge)
+  if type(f) == "function" then self.f = f end
+  return self
+end
+function Gauge:set(v) self.value = v end
+function Gauge:get()
+  if self.f then return self.f() end
+  return self.value
+end
+
+local Histogram = {}
+Histogram.__index = Histogram
+function M.histogram(name)
+  local self = metric("histogram", name, nil, nil, Histogram)
+  self.h = ffi.gc(C.mx_hist_new(), C.mx_hist_free)
+  return self
+end
+function Histogram:observe(seconds) C.mx_hist_record(self.h, seconds) end
+function Histogram:p(percent) return C.mx_hist_percentile(self.h, percent) end
+function Histogram:time(f, ...)
+  local start = C.mx_now()
+  local function done(...)
+    self:observe(C.mx_now() - start)
+    return ...
+  end
+  return done(f(...))
+end
+
+-- mx.stats() ------------------------------------------------------------------------------------------------------
+
+local started, last_at, last = C.mx_now(), nil, {}
+
+local function percentiles(h)
+  local function p(x) return C.mx_hist_percentile(h, x) end
+  return { p50 = p(50), p95 = p(95), p99 = p(99), max = C.mx_hist_max(h) }
+end
+
+-- Events a second since the last call that was at least a second ago.
+local function rate(name, count, now)
+  local seen = last[name]
+  if not seen or now - seen.at >= 1 then
+    local r = seen and (count - seen.count) / (now - seen.at) or count / math.max(now - started, 1e-3)
+    last[name] = { at = now, count = count, rate = r }
+    return r
+  end
+  return seen.rate
+end
+
+function M.stats()
+  local now = C.mx_now()
+  last_at = last_at or now
+  local published, failed, pending = 0, 0, 0
+  for _, p in ipairs(publish.open) do
+    if p.pub then
+      published, failed = published + p.pub.settled, failed + p.pub.failed
+      pending = pending + (p.pub.seq - p.pub.settled)
+    end
+  end
+  local queues = {}
+  for _, c in ipairs(consume.open) do
+    local s = c:stats()
+    s.rate = rate("consume " .. c.queue, s.count, now)
+    queues[c.queue] = s
+  end
+  return {
+    publish = { count = published, rate = rate("publish", published, now), errors = failed, in_flight = pending,
+                confirm = percentiles(turn.t.confirm) },
+    consume = queues,
+    errors = { count = failed, rate = rate("errors", failed, now) },
+    loop = { lag_p99 = C.mx_hist_percentile(turn.t.lag, 99) },
+    tasks = turn.tasks, uptime = now - started,
+  }
+end
+
+M.err = err
+return M

@@ -1,0 +1,225 @@
+-- Exchanges, queues and bindings; dead-letter queues and the delay queues of retries.
+local ffi = require "ffi"
+local C = ffi.C
+local turn, err, check, fieldtable = require "mx.turn", require "mx.err", require "mx.check", require "mx.fieldtable"
+local type, error, pairs, ipairs = type, error, pairs, ipairs
+
+local M = {}
+
+function M.span(s) return { p = ffi.cast("const uint8_t *", s), n = #s } end
+local span = M.span
+
+local OP = { queue = 0, exchange = 1, bind = 2, unbind = 3, bind_exchange = 4, purge = 5, delete_queue = 6, delete_exchange = 7 }
+
+-- One operation on the broker. reply | nil, err
+local function call(conn, op, request, what)
+  local link, e = conn:link("consume")
+  if not link then return nil, e end
+  local bytes = ""
+  if request.args and next(request.args) then
+    bytes, e = fieldtable.encode(request.args)
+    if not bytes then return nil, e end
+  end
+  for field, value in pairs { name = request.name, key = request.key or "", source = request.source or "" } do
+    if #value > 255 then
+      return nil, err.new("validation", ("%s: %s is %d bytes, at most 255"):format(what, field, #value))
+    end
+  end
+  local source, key = request.source or "", request.key or ""
+  local c = ffi.new("mx_call", { op = OP[op], flags = request.flags or 0, name = span(request.name), source = span(source),
+                                 key = span(key), args = span(bytes) })
+  local ticket = C.mx_wait_new(turn.waits, -1)
+  local code = C.mx_link_call(link, c, ticket)
+  if code < 0 then
+    C.mx_wait_drop(turn.waits, ticket)
+    return nil, err.new(ffi.string(C.mx_error_name(code)), what .. ": " .. ffi.string(C.mx_pub_refusal()))
+  end
+  local _, reply = turn.await(ticket)
+  if reply and reply.code < 0 then
+    local name = ffi.string(C.mx_error_name(reply.code))
+    local text = #reply.text > 0 and reply.text or ffi.string(C.mx_error_text(reply.code))
+    return nil, err.new(name, what .. ": " .. text, { op = what, reply_code = reply.reply_code ~= 0 and reply.reply_code or nil })
+  end
+  return reply or {}
+end
+
+-- Queues ----------------------------------------------------------------------------------------------------------
+
+local QUEUE = {
+  type = { "classic", "quorum", "stream" }, durable = "boolean", auto_delete = "boolean", exclusive = "boolean", ttl = "seconds",
+  expires = "seconds", max_length = "integer>=0", max_bytes = "bytes", overflow = "string", delivery_limit = "integer>=0",
+  max_priority = "integer>0", single_active_consumer = "boolean", dlq = "any", bind = "table", args = "table",
+  passive = "boolean",
+}
+local DLQ = { exchange = "string", key = "string", wire = "boolean" }
+
+local function arguments(o)
+  local args = {}
+  for k, v in pairs(o.args or {}) do args[k] = v end
+  args["x-queue-type"] = args["x-queue-type"] or o.type
+  args["x-message-ttl"] = o.ttl and math.floor(o.ttl * 1000 + 0.5)
+  args["x-expires"] = o.expires and math.floor(o.expires * 1000 + 0.5)
+  args["x-max-length"], args["x-max-length-bytes"] = o.max_length, o.max_bytes
+  args["x-overflow"], args["x-delivery-limit"] = o.overflow, o.delivery_limit
+  args["x-max-priority"], args["x-single-active-consumer"] = o.max_priority, o.single_active_consumer
+  return args
+end
+
+-- Where rejected messages of the queue go: { exchange, key, queue }.
+local function dead_letters(name, dlq, level)
+  if dlq == true then return { exchange = "", key = name .. ".dlq", queue = name .. ".dlq", wire = true } end
+  if type(dlq) == "string" then return { exchange = "", key = dlq, queue = dlq, wire = true } end
+  if type(dlq) ~= "table" then error("mx.queue: dlq must be true, a queue's name or a table, got " .. type(dlq), level) end
+  local o = check.options("mx.queue: dlq", dlq, DLQ, level + 1)
+  return { exchange = o.exchange or "", key = o.key or name, wire = o.wire ~= false }
+end
+
+local function declare(conn, name, o, args)
+  local durable = o.durable ~= false and not (name == "" and o.durable == nil)
+  local exclusive = o.exclusive or (name == "" and o.exclusive == nil)
+  local flags = (o.passive and 1 or 0) + (durable and 2 or 0) + (exclusive and 4 or 0) + (o.auto_delete and 8 or 0)
+  return call(conn, "queue", { name = name, flags = flags, args = args }, ("queue %q"):format(name))
+end
+
+-- name | nil, err
+function M.queue(conn, name, options, level)
+  if type(name) ~= "string" then error("mx.queue: name must be a string, got " .. type(name), level) end
+  local o = check.options("mx.queue", options or {}, QUEUE, level + 1)
+  local args = arguments(o)
+  if o.dlq then
+    local target = dead_letters(name, o.dlq, level + 1)
+    if target.queue then
+      local ok, e = declare(conn, target.queue, { durable = o.durable }, { ["x-queue-type"] = args["x-queue-type"] })
+      if not ok then return nil, e end
+    end
+    if target.wire then
+      args["x-dead-letter-exchange"] = args["x-dead-letter-exchange"] or target.exchange
+      args["x-dead-letter-routing-key"] = args["x-dead-letter-routing-key"] or target.key
+    end
+    target.options, target.type = { durable = o.durable }, args["x-queue-type"]
+    conn.dlq[name] = target
+  end
+  local reply, e = declare(conn, name, o, args)
+  if not reply then return nil, e end
+  if name == "" then name = reply.text end
+  conn.queues[name] = args["x-queue-type"] or "classic"
+  for _, b in ipairs(o.bind or {}) do
+    local ok, why = M.bind(conn, name, b[1], b[2] or "", b[3])
+    if not ok then return nil, why end
+  end
+  return name
+end
+
+-- Declares a dead-letter queue again after it went missing. true | nil, err
+function M.redeclare(conn, name)
+  for _, target in pairs(conn.dlq) do
+    if target.queue == name then
+      local ok, e = declare(conn, name, target.options, { ["x-queue-type"] = target.type })
+      return ok and true, e
+    end
+  end
+  return nil, err.new("config", "nothing is bound where dead letters go")
+end
+
+-- Exchanges and bindings --------------------------------------------------------------------------------------------
+
+local EXCHANGE = { type = "string", durable = "boolean", auto_delete = "boolean", internal = "boolean", args = "table",
+                   passive = "boolean" }
+
+function M.exchange(conn, name, options, level)
+  if type(name) ~= "string" then error("mx.exchange: name must be a string, got " .. type(name), level) end
+  if type(options) == "string" then options = { type = options } end
+  local o = check.options("mx.exchange", options or {}, EXCHANGE, level + 1)
+  local flags = (o.passive and 1 or 0) + (o.durable ~= false and 2 or 0) + (o.auto_delete and 8 or 0) + (o.internal and 16 or 0)
+  local ok, e = call(conn, "exchange", { name = name, source = o.type or "direct", flags = flags, args = o.args },
+                     ("exchange %q"):format(name))
+  if not ok then return nil, e end
+  return name
+end
+
+local function binding(op, what)
+  return function(conn, target, source, key, args)
+    local ok, e = call(conn, op, { name = target, source = source, key = key or "", args = args },
+                       ("%s %q to %q"):format(what, target, source))
+    if not ok then return nil, e end
+    return true
+  end
+end
+M.bind = binding("bind", "bind")
+M.unbind = binding("unbind", "unbind")
+M.bind_exchange = binding("bind_exchange", "bind")
+
+local function simple(op, what, result)
+  return function(conn, name)
+    local reply, e = call(conn, op, { name = name }, ("%s %q"):format(what, name))
+    if not reply then return nil, e end
+    return result(reply)
+  end
+end
+local function yes() return true end
+M.purge = simple("purge", "purge", function(reply) return reply.messages or 0 end)
+M.delete_queue = simple("delete_queue", "delete queue", yes)
+M.delete_exchange = simple("delete_exchange", "delete exchange", yes)
+
+-- { messages =, consumers = } | nil, err
+function M.queue_info(conn, name)
+  local reply, e = call(conn, "queue", { name = name, flags = 1 }, ("queue %q"):format(name))
+  if not reply then return nil, e end
+  return { messages = reply.messages, consumers = reply.consumers }
+end
+
+local TOPOLOGY = { exchanges = "table", queues = "table", bindings = "table" }
+
+-- true | nil, err
+function M.topology(conn, t, level)
+  local o = check.options("mx.topology", t, TOPOLOGY, level + 1)
+  for name, options in pairs(o.exchanges or {}) do
+    local ok, e = M.exchange(conn, name, options, level + 1)
+    if not ok then return nil, e end
+  end
+  for name, options in pairs(o.queues or {}) do
+    local ok, e = M.queue(conn, name, options, level + 1)
+    if not ok then return nil, e end
+  end
+  for _, b in ipairs(o.bindings or {}) do
+    local ok, e = M.bind(conn, b[1], b[2], b[3], b[4])
+    if not ok then return nil, e end
+  end
+  return true
+end
+
+-- Delay tiers -------------------------------------------------------------------------------------------------------
+
+local TIERS = { 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400 }
+
+local function tier_name(s)
+  if s < 60 then return s .. "s" end
+  if s < 3600 then return s / 60 .. "m" end
+  return s / 3600 .. "h"
+end
+
+-- The smallest tier that is not shorter than the delay.
+function M.tier(delay)
+  for _, s in ipairs(TIERS) do
+    if s >= delay then return { seconds = s, name = tier_name(s) } end
+  end
+  return { seconds = 86400, name = "24h" }
+end
+
+-- QUEUE.retry.TIER holds messages for the tier and then returns them to QUEUE; declared again when it may have expired.
+-- name | nil, err
+function M.retry_queue(conn, queue, tier)
+  local name = queue .. ".retry." .. tier.name
+  local at = conn.declared[name]
+  if at and C.mx_now() - at < tier.seconds then return name end
+  local ms = math.floor(tier.seconds * 1000)
+  local ok, e = declare(conn, name, {}, {
+    ["x-queue-type"] = conn.queues[queue] ~= "stream" and conn.queues[queue] or nil, ["x-message-ttl"] = ms,
+    ["x-expires"] = 2 * ms + 60000, ["x-dead-letter-exchange"] = "", ["x-dead-letter-routing-key"] = queue,
+  })
+  if not ok then return nil, e end
+  conn.declared[name] = C.mx_now()
+  return name
+end
+
+return M

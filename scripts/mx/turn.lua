@@ -1,0 +1,282 @@
+-- Who runs next: posts from C, tasks that woke, deliveries that wait; one call a loop turn.
+--
+-- A task is a coroutine that may wait. task.no counts its waits, so that of several wakers only the first one counts.
+-- This file's chunk name tells the watchdog that the runtime has control again (bindings/jitprofile.c): no function
+-- that a user's code may call in a loop belongs here.
+local ffi = require "ffi"
+local C, band = ffi.C, require "bit".band
+local err = require "mx.err"
+
+local co_create, co_resume, co_yield, co_status = coroutine.create, coroutine.resume, coroutine.yield, coroutine.status
+local pcall, xpcall, error, type, traceback = pcall, xpcall, error, type, debug.traceback
+
+local M = { current = nil, tasks = 0, inner = {} }
+local PARK, IDLE, RAISE = {}, {}, {}
+M.PARK, M.IDLE, M.RAISE = PARK, IDLE, RAISE
+
+local ready, first, last = {}, 1, 0     -- a queue of task, a, b triples
+local waiting, waiting_no = {}, {}      -- by ticket: a task and its no, or a function(code, reply)
+local drains = {}                       -- functions that hand deliveries to handlers; false when there is none left
+local t, waits
+
+function M.setup(runtime)
+  t = C.mx_runtime_turn(runtime)
+  waits = t.waits
+  M.t, M.waits = t, waits
+end
+
+-- Waking ------------------------------------------------------------------------------------------------------
+
+-- Makes the task go on with a, b from the wait numbered no; false if that wait is over already.
+function M.wake(task, no, a, b)
+  if task.no ~= no then return false end
+  task.no = no + 1
+  ready[last + 1], ready[last + 2], ready[last + 3] = task, a, b
+  last = last + 3
+  t.again = 1
+  return true
+end
+
+local function take_reply(p)
+  local r = p.reply
+  if r == nil then return nil end
+  local reply = { code = r.code, reply_code = r.reply_code, messages = r.messages, consumers = r.consumers,
+                  text = ffi.string(r.text, r.text_size) }
+  C.mx_reply_free(r)
+  return reply
+end
+
+local function take_posts()
+  while waits.head ~= waits.tail do
+    local p = waits.post + band(waits.head, waits.mask)
+    local ticket, code, reply = p.ticket, p.code, take_reply(p)
+    waits.head = waits.head + 1
+    local who, no = waiting[ticket], waiting_no[ticket]
+    waiting[ticket], waiting_no[ticket] = nil, nil
+    if no then
+      M.wake(who, no, code, reply)
+    elseif who then
+      who(code, reply)
+    end
+  end
+end
+
+-- The current task is woken with code, reply when the ticket is posted (at its next or present wait).
+function M.expect(ticket)
+  waiting[ticket], waiting_no[ticket] = M.current, M.current.no
+end
+
+-- f(code, reply) is called when the ticket is posted. It must not wait.
+function M.notify(ticket, f) waiting[ticket] = f end
+
+function M.forget(ticket)
+  waiting[ticket], waiting_no[ticket] = nil, nil
+  C.mx_wait_drop(waits, ticket)
+end
+
+function M.forget_only(ticket) waiting[ticket], waiting_no[ticket] = nil, nil end
+
+function M.waits_for(ticket) return waiting[ticket], waiting_no[ticket] end
+
+-- Running -----------------------------------------------------------------------------------------------------
+
+local function on_error(e)
+  if type(e) == "table" and not e.traceback and err.is(e) then e.traceback = traceback("", 2) end
+  if err.is(e) then return e end
+  return { raised = e, traceback = traceback("", 2) }
+end
+M.on_error = on_error
+
+local function body(f, finish, ...)
+  finish(xpcall(f, on_error, ...))
+end
+
+-- A new task that runs f(...); finish(ok, ...) is called with what came of it, ok as from pcall; not ok: an error
+-- object, or { raised =, traceback = }.
+function M.start(f, finish, ...)
+  local task = { no = 1, co = co_create(body) }
+  M.tasks = M.tasks + 1
+  local n, args = select("#", ...), { ... }
+  local function done(...)
+    M.tasks = M.tasks - 1
+    task.done = true
+    return finish(...)
+  end
+  task.first = function() return f, done, unpack(args, 1, n) end
+  ready[last + 1], ready[last + 2], ready[last + 3] = task, nil, nil
+  last = last + 3
+  t.again = 1
+  return task
+end
+
+-- A task that serves deliveries: it yields IDLE when it has none, and is not counted among the tasks.
+function M.server(f, on_idle)
+  return { no = 1, co = co_create(f), on_idle = on_idle }
+end
+
+function M.run(task, a, b)
+  M.current = task
+  t.work = t.work + 1
+  local ok, what
+  if task.first then
+    local start = task.first
+    task.first = nil
+    ok, what = co_resume(task.co, start())
+  else
+    ok, what = co_resume(task.co, a, b)
+  end
+  M.current = nil
+  if not ok then error("task: " .. tostring(what) .. traceback(task.co), 0) end
+  if what == IDLE then task.on_idle(task) end
+end
+local run = M.run
+
+local function run_ready()
+  local tick = t.tick
+  while first <= last do
+    local task, a, b = ready[first], ready[first + 1], ready[first + 2]
+    ready[first], ready[first + 1], ready[first + 2] = nil, nil, nil
+    first = first + 3
+    if first > last then first, last = 1, 0 end
+    run(task, a, b)
+    if t.tick ~= tick then return end
+  end
+end
+
+-- Drains: each is called once a turn.
+function M.add_drain(f) drains[#drains + 1] = f end
+function M.remove_drain(f)
+  for i = 1, #drains do
+    if drains[i] == f then table.remove(drains, i) return end
+  end
+end
+
+function M.turn()
+  M.before()
+  take_posts()
+  run_ready()
+  for i = #drains, 1, -1 do
+    local drain = drains[i]
+    if drain then drain() end
+  end
+  run_ready()
+  if first <= last then
+    t.again = 1
+  else
+    M.after()
+  end
+end
+
+-- One handler's loop over its deliveries: compiled from this text for each consumer, since what the JIT learns of
+-- one handler (that it cannot be compiled, say) sticks to the loop's prototype. The guard is one xpcall a batch.
+local SERVE = [[
+local inbox, slot, mask, t, Ref, handler, decide, d, band = ...
+return function()
+  local tick = t.tick
+  while inbox.head ~= inbox.tail do
+    local h = inbox.head
+    local m = slot + band(h, mask)
+    d.seq = h
+    inbox.head = h + 1
+    t.work = t.work + 1
+    local verdict, why = handler(Ref(m, h))
+    if (verdict == nil or verdict == true) and not d.late then
+      m.verdict = 1
+    else
+      decide(d, h, verdict, why)
+    end
+    if t.tick ~= tick then return end
+  end
+end
+]]
+
+-- A server task of the consumer c = { inbox, Ref, handler, decide(d, seq, ...), failed(d, seq, e), name }.
+function M.serve(c)
+  local d = M.server(nil, c.on_idle)
+  local inbox = c.inbox
+  local loop = assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler, c.decide, d, band)
+  d.loop = loop
+  d.co = co_create(function()
+    while true do
+      local ok, e = xpcall(loop, on_error)
+      if ok then co_yield(IDLE) else c.failed(d, d.seq, e) end
+    end
+  end)
+  return d
+end
+
+-- Waiting -----------------------------------------------------------------------------------------------------
+
+local c_names = {}
+for _, lib in ipairs { "table", "string", "debug", "math", "os", "io" } do
+  for name, f in pairs(_G[lib]) do c_names[f] = lib .. "." .. name end
+end
+c_names[tostring], c_names[load], c_names[loadstring] = "tostring", "load", "loadstring"
+
+local function inside_what()
+  for level = 2, 200 do
+    local info = debug.getinfo(level, "Sf")
+    if not info then return "a finalizer" end
+    if info.what == "C" and c_names[info.func] then return c_names[info.func] end
+  end
+  return "a C function"
+end
+
+-- Parks the current task; returns what wake passed. Raises when it was cancelled, and where Lua cannot yield.
+function M.park()
+  local task = M.current
+  if not task then error("cannot wait here: no task is running", 3) end
+  if task.on_park then task.on_park(task) end
+  local ok, a, b = pcall(co_yield, PARK)
+  if not ok then
+    M.current = task
+    local text = tostring(a)
+    if text:find("attempt to yield", 1, true) then error("cannot wait inside " .. inside_what(), M.level()) end
+    error(a, 0)
+  end
+  if a == RAISE then error(b, 0) end
+  return a, b
+end
+
+-- The stack level, seen from the caller, of the first function that is not mxrun's own: where a user's mistake is.
+function M.level()
+  for level = 3, 30 do
+    local info = debug.getinfo(level, "S")
+    if not info then return 2 end
+    if info.what ~= "C" and not info.source:find("^[@=]mx[/.]") then return level - 1 end
+  end
+  return 2
+end
+
+-- Waits for a ticket: code, reply.
+function M.await(ticket)
+  M.expect(ticket)
+  local ok, a, b = pcall(M.park)
+  if not ok then
+    M.forget(ticket)
+    error(a, 0)
+  end
+  return a, b
+end
+
+-- The user's own coroutines: a wait inside one parks the whole task, as in OpenResty.
+local function go_on(co, ok, a, ...)
+  if ok and a == PARK then return go_on(co, co_resume(co, co_yield(PARK))) end
+  return ok, a, ...
+end
+local function resume(co, ...) return go_on(co, co_resume(co, ...)) end
+local function unwrap(ok, ...)
+  if ok then return ... end
+  local e = ...
+  error(e, 0)
+end
+function M.install_coroutines()
+  coroutine.resume = resume
+  coroutine.wrap = function(f)
+    local co = co_create(f)
+    return function(...) return unwrap(resume(co, ...)) end
+  end
+end
+
+M.status = co_status
+return M
