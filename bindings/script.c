@@ -77,13 +77,20 @@ static void push_host(mx_script *s) {
     lua_setfield(L, -2, "registry");
 }
 
+/* mxrun's own Lua from files, under the same chunk names as when it is built in. */
+static const char from_files[] =
+    "local directory = ... table.insert(package.loaders, 1, function(name)\n"
+    "  local path = name:gsub('%.', '/') .. '.lua'\n"
+    "  local file = name:find('^mx') and io.open(directory .. '/' .. path)\n"
+    "  if not file then return '' end\n"
+    "  local text = file:read('*a') file:close()\n"
+    "  return assert(loadstring(text, '@' .. path))\n"
+    "end)";
+
 static void read_scripts_from(lua_State *L, const char *directory) {
-    lua_getglobal(L, "package");
-    lua_getfield(L, -1, "path");
-    lua_pushfstring(L, "%s/?.lua;%s", directory, lua_tostring(L, -1));
-    lua_setfield(L, -3, "path");
-    lua_pop(L, 2);
-    (void)luaL_dostring(L, "local l = package.loaders l[1], l[2] = l[2], l[1]");   /* files before what is built in */
+    if (luaL_loadbuffer(L, from_files, sizeof from_files - 1, "=scripts")) lua_error(L);
+    lua_pushstring(L, directory);
+    lua_call(L, 1, 0);
 }
 
 /* require "mx.host" with the host table as its argument; leaves the turn function. */

@@ -17,7 +17,8 @@ typedef struct entry {
     uint8_t crowd;          /* there are more who watch it: in extra */
 } entry;
 
-/* Those who watch what has a watcher already. Each keeps its own ticket: one whose deadline passed must not hide the rest. */
+/* Those who watch what has a watcher already. Each keeps its own ticket: the first one's deadline may be past,
+ * and then nobody would hear of the end. */
 typedef struct extra {
     struct extra *next;
     uint64_t seq;           /* 0: waits for room in the window */
@@ -79,7 +80,8 @@ static void name_process(void) {
     hex16((uint8_t *)process_id, id);
 }
 
-static uint64_t us_of(double seconds) { return seconds < 1e9 ? (uint64_t)(seconds * 1e6) : (uint64_t)1e15; }
+/* At least 1: 0 means that there is no deadline. */
+static uint64_t us_of(double seconds) { return seconds < 1e9 ? (uint64_t)(seconds * 1e6) + 1 : (uint64_t)1e15; }
 
 /* ---- the list of failures ---- */
 
@@ -220,7 +222,8 @@ static void on_deadline(mx_timer *t, void *arg) {
 
 /* ---- the header's ---- */
 
-void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers, mx_hist *latency) {
+void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers,
+                     mx_hist *latency) {
     uint32_t slots = 1;
     if (window < 1) window = 1;
     if (window > WINDOW_MAX) window = WINDOW_MAX;
@@ -318,7 +321,7 @@ void mx_confirm_return(mx_confirm *c, mx_span id, mx_span exchange, mx_span key)
 }
 
 void mx_confirm_returned(mx_confirm *c, double seq) {
-    if (is_pending(c, (uint64_t)seq)) at(c, (uint64_t)seq)->returned = 1;
+    if (seq >= 1 && is_pending(c, (uint64_t)seq)) at(c, (uint64_t)seq)->returned = 1;
 }
 
 void mx_confirm_lose(mx_confirm *c) {

@@ -1,0 +1,71 @@
+/* hist_spec.c - what hist.h promises. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+#include "measure/hist.h"
+
+static void near(double got, double want) { assert_true(got >= want * 0.999 - 1e-9 && got <= want * 1.001 + 1e-9); }
+
+static void hist_is_zero_when_empty(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    assert_true(mx_hist_percentile(h, 50) == 0 && mx_hist_max(h) == 0 && mx_hist_count(h) == 0);
+    mx_hist_free(h);
+}
+
+static void hist_keeps_three_digits_from_1us_to_1h(void **state) {
+    (void)state;
+    for (double us = 1; us < 3.6e9; us = us * 1.01 + 1) {
+        mx_hist *h = mx_hist_new();
+        mx_hist_add(h, (uint64_t)us, 1);
+        mx_hist_record(h, 3600);
+        near(mx_hist_percentile(h, 50), (double)(uint64_t)us / 1e6);
+        mx_hist_free(h);
+    }
+}
+
+static void hist_ranks_every_sample(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    for (int i = 1; i <= 100000; i++) mx_hist_record(h, i / 1e6);
+    for (int p = 1; p <= 100; p++) near(mx_hist_percentile(h, p), p / 1e3);
+    near(mx_hist_percentile(h, 99.9), 0.0999);
+    near(mx_hist_percentile(h, 0), 1e-6);
+    assert_true(mx_hist_max(h) == 0.1 && mx_hist_count(h) == 100000);
+    mx_hist_free(h);
+}
+
+static void hist_adds_many_at_once(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    mx_hist_add(h, 10, 99);
+    mx_hist_add(h, 1000, 1);
+    mx_hist_add(h, 5000, 0);
+    assert_true(mx_hist_percentile(h, 99) == 10e-6 && mx_hist_percentile(h, 99.5) == 1e-3);
+    assert_true(mx_hist_count(h) == 100 && mx_hist_max(h) == 1e-3);
+    mx_hist_free(h);
+}
+
+static void hist_clamps_what_is_out_of_range(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    mx_hist_record(h, -1);
+    mx_hist_record(h, 0.0 / 0.0);
+    assert_true(mx_hist_max(h) == 1e-6);
+    mx_hist_record(h, 1e300);
+    mx_hist_add(h, UINT64_MAX, 1);
+    assert_true(mx_hist_max(h) == 3600 && mx_hist_percentile(h, 100) == 3600 && mx_hist_count(h) == 4);
+    mx_hist_free(h);
+}
+
+int main(void) {
+    const struct CMUnitTest cases[] = {
+        cmocka_unit_test(hist_is_zero_when_empty), cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
+        cmocka_unit_test(hist_ranks_every_sample), cmocka_unit_test(hist_adds_many_at_once),
+        cmocka_unit_test(hist_clamps_what_is_out_of_range),
+    };
+    return cmocka_run_group_tests(cases, NULL, NULL);
+}
