@@ -105,8 +105,8 @@ static int read(cursor *c, unsigned i, mx_props *out) {
     }
 }
 
-MX_EXPORT int mx_props_decode(const uint8_t *props, size_t size, mx_props *out) {
-    memset(out, 0, sizeof *out);
+/* Fields that are not there stay as they were. */
+static int parse(const uint8_t *props, size_t size, mx_props *out) {
     if (size < 2) return MX_EVALIDATION;
     cursor c = {props + 2, props + size};
     unsigned flags = (unsigned)props[0] << 8 | props[1];
@@ -116,9 +116,14 @@ MX_EXPORT int mx_props_decode(const uint8_t *props, size_t size, mx_props *out) 
     return c.p == c.end ? 0 : MX_EVALIDATION;
 }
 
+MX_EXPORT int mx_props_decode(const uint8_t *props, size_t size, mx_props *out) {
+    memset(out, 0, sizeof *out);
+    return parse(props, size, out);
+}
+
 int mx_props_check(const uint8_t *p, size_t n) {
     mx_props found;
-    int code = mx_props_decode(p, n, &found);
+    int code = parse(p, n, &found);
     if (code || !(found.flags & MX_P_HEADERS)) return code;
     return mx_table_check(found.headers.p, found.headers.n);
 }

@@ -203,7 +203,8 @@ static void props_survive_a_million_random_lists(void **state) {
         uint8_t *b = malloc(size ? size : 1);
         if (i & 1) memcpy(b, sound, size);
         else for (size_t k = 0; k < size; k++) b[k] = (uint8_t)(rnd() >> 11);
-        for (unsigned k = rnd() % 4; i & 1 && size && k > 0; k--) b[rnd() % size] = (uint8_t)(rnd() >> 9 & (k & 1 ? 255 : 15));
+        for (unsigned k = rnd() % 4; i & 1 && size && k > 0; k--)
+            b[rnd() % size] = (uint8_t)(rnd() >> 9 & (k & 1 ? 255 : 15));
         mx_table_check(b, size);
         if (mx_props_check(b, size) == 0) {
             assert_int_equal(mx_props_decode(b, size, &found), 0);

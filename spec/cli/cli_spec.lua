@@ -1,0 +1,156 @@
+-- What the command prints and how it exits: MXRUN is the binary under test.
+local MXRUN = os.getenv "MXRUN" or "build/mxrun"
+
+-- Runs mxrun with the arguments; text of both streams, exit code.
+local function run(args, environment)
+  local p = io.popen(("%s timeout 60 %s %s 2>&1; echo exit $?"):format(environment or "", MXRUN, args))
+  local text = p:read "*a"
+  p:close()
+  local code = tonumber(text:match "exit (%d+)\n$")
+  return text:gsub("exit %d+\n$", ""), code
+end
+
+local function script(text)
+  local path = os.tmpname()
+  local f = assert(io.open(path, "w"))
+  f:write(text)
+  f:close()
+  return path
+end
+
+describe("the command line", function()
+  it("prints help and version", function()
+    local text, code = run "--help"
+    assert.equal(0, code)
+    assert.matches("usage: mxrun %[options%] FILE", text)
+    text, code = run "--version"
+    assert.equal(0, code)
+    assert.matches("^mxrun %d+%.%d+%.%d+", text)
+  end)
+
+  it("says what an unknown option may have meant", function()
+    local text, code = run "--lgo json x.lua"
+    assert.equal(2, code)
+    assert.matches("unknown option '%-%-lgo', did you mean '%-%-log'%?", text)
+  end)
+
+  it("says that a file is missing", function()
+    local text, code = run "-u mem:// nowhere.lua"
+    assert.equal(2, code)
+    assert.matches("cannot open 'nowhere.lua'", text)
+  end)
+
+  it("wants a broker when nobody is there to read a hint", function()
+    local text, code = run("-e 'print(1)'", "MXRUN_URLS=")
+    assert.equal(2, code)
+    assert.matches("give %-u amqp://… or %-u mem://", text)
+  end)
+
+  it("runs -e, passes --set and arguments", function()
+    local text, code = run [[-u mem:// --set n=7 --set s=abc -e 'print(mx.config.n + 1, mx.config.s, ...)' a b]]
+    assert.equal(0, code)
+    assert.equal("8\tabc\ta\tb\n", text)
+  end)
+
+  it("takes the URL from MXRUN_URLS, and the option before it", function()
+    local text, code = run("-e 'assert(mx.queue(\"q\")) print \"fine\"'", "MXRUN_URLS=mem://")
+    assert.equal(0, code)
+    assert.equal("fine\n", text)
+  end)
+end)
+
+describe("a script", function()
+  it("exits 0 when nothing is left to wait for", function()
+    local text, code = run("-u mem:// " .. script [[mx.after(0.01, function() print "after" end)]])
+    assert.equal(0, code)
+    assert.equal("after\n", text)
+  end)
+
+  it("exits 1 with a traceback of its own lines when the main chunk fails", function()
+    local path = script "local function inner()\n  error 'no luck'\nend\ninner()\n"
+    local text, code = run("-u mem:// " .. path)
+    assert.equal(1, code)
+    assert.matches(path:gsub("%p", "%%%0") .. ":2: no luck", text)
+    assert.matches(path:gsub("%p", "%%%0") .. ":4: in", text)
+  end)
+
+  it("may not read an undeclared global", function()
+    local text, code = run [[-u mem:// -e 'print(undeclared_thing)']]
+    assert.equal(1, code)
+    assert.matches("undeclared global 'undeclared_thing'", text)
+  end)
+
+  it("may not assign a global outside the main chunk", function()
+    local text, code = run [[-u mem:// -e 'declared = 1 local function f() leaked = 1 end f()']]
+    assert.equal(1, code)
+    assert.matches("assignment to undeclared global 'leaked'", text)
+  end)
+
+  it("is stopped by the turn limit with a traceback", function()
+    local path = script "local function spin() while true do end end\nspin()\n"
+    local text, code = run("-u mem:// --turn-limit 0.2 " .. path)
+    assert.equal(1, code)
+    assert.matches("ran past the turn limit", text)
+    assert.matches(path:gsub("%p", "%%%0") .. ":1: in", text)
+  end)
+
+  it("that runs away is stopped whatever its shape", function()
+    local shapes = {
+      "while true do end", "local x = 0 while true do x = x + 1 end",
+      "local t = {} while true do t[#t % 100 + 1] = tostring(#t) end",
+      "while true do pcall(function() while true do end end) end",
+      "coroutine.wrap(function() while true do end end)()",
+      "local p = require'ffi'.new('int[10]') while true do p[0] = p[0] + 1 end",
+      "local function r() return r() end r()",
+      "repeat until pcall(error, 'x') and false",
+      "xpcall(function() while true do end end, function() while true do end end)",
+      "table.sort({ 3, 2, 1 }, function() while true do end end)",
+      "string.gsub('abc', '.', function() while true do end end)",
+      "local x = setmetatable({}, { __index = function() while true do end end }).foo",
+      "while true do mx.now() end",
+    }
+    local list = {}
+    for _, s in ipairs(shapes) do list[#list + 1] = ("%q"):format(s) end
+    local text, code = run("-u mem:// --turn-limit 0.1 " .. script(([[
+      for _, text in ipairs { %s } do
+        local ok, e = mx.spawn(assert(loadstring(text))):wait(20)
+        print(ok, e and e.code)
+      end]]):format(table.concat(list, ","))))
+    assert.equal(0, code)
+    assert.equal(("nil\tinterrupted\n"):rep(#shapes), text)
+  end)
+
+  it("drains on SIGTERM: handlers finish, exit 0", function()
+    local text, code = run("-u mem:// " .. script [[
+      assert(mx.queue "q")
+      assert(mx.consume("q", function(m)
+        io.popen("kill -TERM " .. require("ffi").C.getpid()):close()
+        mx.sleep(0.2)
+        print "finished"
+      end))
+      assert(mx.publish("", "q", "x"))
+    ]]:gsub("^", "require('ffi').cdef 'int getpid(void);'\n"))
+    assert.equal(0, code)
+    assert.equal("finished\n", text)
+  end)
+
+  it("exits 4 when the drain runs out", function()
+    local text, code = run("-u mem:// --drain 0.2 " .. script [[
+      require('ffi').cdef 'int getpid(void);'
+      assert(mx.queue "q")
+      assert(mx.consume("q", function(m) mx.stop() mx.sleep(20) end))
+      assert(mx.publish("", "q", "x"))
+    ]])
+    assert.equal(4, code)
+    assert.matches("the drain ran out", text)
+  end)
+end)
+
+describe("the examples", function()
+  it("hello.lua prints what the README shows", function()
+    local text, code = run "-u mem:// examples/hello.lua"
+    assert.equal(0, code)
+    local shown = io.open("README.md"):read "*a":match "```\n(hello: hello world, 1\n.-)```"
+    assert.equal(shown, text)
+  end)
+end)

@@ -1,0 +1,117 @@
+describe("tasks", function()
+  it("sleep for the time that was asked", function()
+    local start = mx.now()
+    mx.sleep(0.02)
+    mx.sleep("10ms")
+    local took = mx.now() - start
+    assert.is_true(took >= 0.03)
+  end)
+
+  it("give back what the task returned, or its error", function()
+    assert.same({ true, 42, nil, 1 }, { mx.spawn(function(a) return a * 2, nil, 1 end, 21):wait() })
+    local ok, e = mx.spawn(function() error("no luck") end):wait()
+    assert.is_nil(ok)
+    assert.matches("no luck", tostring(e))
+    assert.equal("internal", e.code)
+  end)
+
+  it("end a wait that is cancelled", function()
+    local seen
+    local t = mx.spawn(function() seen = select(2, pcall(mx.sleep, 60)) end)
+    mx.sleep(0.001)
+    t:cancel()
+    t:wait(1)
+    assert.equal("interrupted", seen.code)
+  end)
+
+  it("wait inside pcall, iterators, metamethods and the user's coroutines", function()
+    assert.same({ true, 7 }, { pcall(function() mx.sleep(0.001) return 7 end) })
+    local sum = 0
+    for v in function(_, last) mx.sleep(0.001) if (last or 0) < 3 then return (last or 0) + 1 end end do sum = sum + v end
+    assert.equal(6, sum)
+    local slow = setmetatable({}, { __index = function(_, k) mx.sleep(0.001) return k end })
+    assert.equal("key", slow.key)
+    local co = coroutine.wrap(function()
+      mx.sleep(0.001)
+      local got = coroutine.yield("first")
+      mx.sleep(0.001)
+      return got
+    end)
+    assert.equal("first", co())
+    assert.equal("second", co("second"))
+  end)
+
+  it("cannot wait inside table.sort and string.gsub, and say so with the script's line", function()
+    local ok, e = pcall(table.sort, { 3, 2, 1 }, function() mx.sleep(0.001) end)
+    assert.is_false(ok)
+    assert.matches("task_spec.lua:%d+: cannot wait inside table.sort", e)
+    ok, e = pcall(string.gsub, "abc", ".", function() mx.sleep(0.001) end)
+    assert.is_false(ok)
+    assert.matches("cannot wait inside string.gsub", e)
+  end)
+
+  it("every runs until cancelled, after runs once", function()
+    local n, once = 0, 0
+    local t = mx.every(0.005, function() n = n + 1 end)
+    mx.after(0.001, function() once = once + 1 end)
+    mx.sleep(0.1)
+    t:cancel()
+    local seen = n
+    mx.sleep(0.02)
+    assert.is_true(seen >= 3)
+    assert.equal(seen, n)
+    assert.equal(1, once)
+  end)
+
+  it("ten thousand parked tasks all wake", function()
+    local woke = 0
+    local tasks = {}
+    for i = 1, 10000 do tasks[i] = mx.spawn(function() mx.sleep(0.05) woke = woke + 1 end) end
+    for _, t in ipairs(tasks) do t:wait() end
+    assert.equal(10000, woke)
+  end)
+end)
+
+describe("a channel", function()
+  it("hands values over in order, and makes a full putter wait", function()
+    local ch, got = mx.chan(2), {}
+    local t = mx.spawn(function() for i = 1, 10 do ch:put(i) end end)
+    for _ = 1, 10 do got[#got + 1] = ch:get() end
+    t:wait()
+    assert.same({ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }, got)
+  end)
+
+  it("answers timeout when nothing comes", function()
+    local v, e = mx.chan(1):get(0.01)
+    assert.is_nil(v)
+    assert.equal("timeout", e.code)
+    assert.is_true(e.retryable)
+  end)
+
+  it("carries false and nil", function()
+    local ch = mx.chan(2)
+    ch:put(false)
+    ch:put(nil)
+    assert.is_false(ch:get())
+    assert.is_nil(ch:get())
+  end)
+end)
+
+describe("a semaphore", function()
+  it("lets at most its count in", function()
+    local sem, inside, most = mx.semaphore(3), 0, 0
+    local tasks = {}
+    for i = 1, 12 do
+      tasks[i] = mx.spawn(function()
+        sem:acquire()
+        inside = inside + 1
+        most = math.max(most, inside)
+        mx.sleep(0.002)
+        inside = inside - 1
+        sem:release()
+      end)
+    end
+    for _, t in ipairs(tasks) do assert.is_true(t:wait(5)) end
+    assert.equal(3, most)
+  end)
+end)
