@@ -15,9 +15,6 @@ local MANDATORY, TRANSIENT = 1, 2       -- mx_publish's flags
 
 local STATES = { [0] = "pending", "confirmed", "nacked", "returned", "timeout", "closed" }
 local receipt = {}
-local by_pointer = {}                   -- publisher objects by the address of their C side
-
-local function address(pub) return tonumber(ffi.cast("uintptr_t", pub)) end
 
 local function failure(self, state)
   local pub = self.pub
@@ -33,35 +30,23 @@ local function failure(self, state)
   return err.new("closed", "publish: closed before the broker confirmed")
 end
 
-local function watch(self)
+-- Parks until the publish has ended, at most until the deadline of limit (a ticket or nil).
+local function watch(self, limit)
   local ticket = C.mx_wait_new(turn.waits, -1)
-  local before = C.mx_receipt_watch(self.pub, self.seq, ticket)
-  if before == 0 then
-    turn.expect(ticket)
-    return
-  end
-  C.mx_wait_drop(turn.waits, ticket)
-  local who, no = turn.waits_for(before)
-  local me, mine = turn.current, turn.current.no
-  turn.forget_only(before)
-  turn.notify(before, function(code, reply)
-    if no then turn.wake(who, no, code, reply) elseif who then who(code, reply) end
-    turn.wake(me, mine, code, reply)
-  end)
+  C.mx_receipt_watch(self.pub, self.seq, ticket)
+  turn.expect(ticket)
+  if limit then turn.expect(limit) end
+  local ok, e = pcall(turn.park)
+  turn.forget(ticket)
+  if limit then turn.forget(limit) end
+  if not ok then error(e, 0) end
 end
 
 -- true | nil, err
 local function wait(self, timeout)
   local state = C.mx_receipt_state(self.pub, self.seq)
   if state == 0 then
-    local limit
-    if timeout then
-      limit = C.mx_wait_new(turn.waits, check.seconds(timeout))
-      turn.expect(limit)
-    end
-    watch(self)
-    turn.park()
-    if limit then turn.forget(limit) end
+    watch(self, timeout and C.mx_wait_new(turn.waits, check.seconds(timeout)))
     state = C.mx_receipt_state(self.pub, self.seq)
     if state == 0 then return nil, err.new("timeout", "receipt:wait: not confirmed within " .. timeout .. " s") end
   end
@@ -189,7 +174,6 @@ local function ready(self)
   else
     self.pub = C.mx_pub_open(link, self.window, self.confirm and 1 or 0, self.timeout, ticket)
     self.link = link
-    by_pointer[address(self.pub)] = self
   end
   local _, reply = turn.await(ticket)
   local waiters = self.opening

@@ -74,9 +74,6 @@ function M.forget(ticket)
   C.mx_wait_drop(waits, ticket)
 end
 
-function M.forget_only(ticket) waiting[ticket], waiting_no[ticket] = nil, nil end
-
-function M.waits_for(ticket) return waiting[ticket], waiting_no[ticket] end
 
 -- Running -----------------------------------------------------------------------------------------------------
 
