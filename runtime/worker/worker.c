@@ -10,7 +10,13 @@
 
 enum { DRAIN_US = 5000 };               /* a drain pauses after this, so that I/O and heartbeats go on */
 
-static void on_wake(mx_runtime *r) { ((mx_worker *)r)->due = 1; }
+static void on_idle(uv_idle_t *h) { (void)h; }
+
+static void on_wake(mx_runtime *r) {
+    mx_worker *w = (mx_worker *)r;
+    if (!w->due) uv_idle_start(&w->idle, on_idle);     /* the loop must not sleep before the turn */
+    w->due = 1;
+}
 
 static int fill(mx_worker *w) {
     int more = 0;
@@ -41,8 +47,6 @@ static int slice(mx_worker *w) {
     flush(w);
     return more || w->due || w->runtime.turn.again;
 }
-
-static void on_idle(uv_idle_t *h) { (void)h; }
 
 static void keep_awake(mx_worker *w, int on) {
     if (on) uv_idle_start(&w->idle, on_idle);

@@ -106,11 +106,6 @@ function M.start(f, finish, ...)
   return task
 end
 
--- A task that serves deliveries: it yields IDLE when it has none, and is not counted among the tasks.
-function M.server(f, on_idle)
-  return { no = 1, co = co_create(f), on_idle = on_idle }
-end
-
 function M.run(task, a, b)
   M.current = task
   t.work = t.work + 1
@@ -187,9 +182,10 @@ return function()
 end
 ]]
 
--- A server task of the consumer c = { inbox, Ref, handler, decide(d, seq, ...), failed(d, seq, e), name }.
+-- A task that serves the deliveries of the consumer c = { inbox, Ref, handler, decide(d, seq, ...), failed(d, seq, e),
+-- on_idle(d) }: it yields IDLE when it has none, and is not counted among the tasks.
 function M.serve(c)
-  local d = M.server(nil, c.on_idle)
+  local d = { no = 1, on_idle = c.on_idle }
   local inbox = c.inbox
   local loop = assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler, c.decide, d, band)
   d.loop = loop

@@ -153,4 +153,25 @@ describe("the examples", function()
     local shown = io.open("README.md"):read "*a":match "```\n(hello: hello world, 1\n.-)```"
     assert.equal(shown, text)
   end)
+
+  it("receipts.lua tells confirmed from unroutable", function()
+    local text, code = run "-u mem:// examples/receipts.lua"
+    assert.equal(0, code)
+    assert.equal("1000 messages confirmed\nand one publish: no queue is bound for this key\n", text)
+  end)
+
+  it("routing.lua shows who got what", function()
+    local text, code = run "-u mem:// examples/routing.lua"
+    assert.equal(0, code)
+    local lines = {}
+    for line in text:gmatch "[^\n]+" do lines[#lines + 1] = line end
+    table.sort(lines)
+    assert.same({ "all    order.new.de", "all    order.new.pl", "polish order.new.pl" }, lines)
+  end)
+
+  it("ticker.lua counts three ticks", function()
+    local text, code = run "-u mem:// examples/ticker.lua"
+    assert.equal(0, code)
+    assert.matches("^three ticks in 0%.%d s\n$", text)
+  end)
 end)

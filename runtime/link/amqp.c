@@ -1,0 +1,755 @@
+/* amqp.c - a link over a real broker: a stream, a connection on it, and who waits for which answer. */
+#include <amqp.h>
+#include <amqp_framing.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "base/clock.h"
+#include "link/link.h"
+#include "message/props.h"
+#include "wire/conn.h"
+#include "wire/stream.h"
+
+enum { READ_ROOM = 256 * 1024, FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024, GAP_US = 50000, CLOSE_US = 2000000 };
+
+typedef struct request request;
+typedef struct amqp amqp;
+
+/* A method that waits for its answer. */
+struct request {
+    request *next;
+    uint32_t ticket, method;            /* the method as sent */
+    size_t size;
+    uint8_t frame[];                    /* its payload, encoded; channel 0 until it is sent */
+};
+
+enum { CONTROL, CONSUMER, PUBLISHER };
+typedef struct line {                   /* a channel and what runs on it, one request after the other */
+    int kind;
+    amqp *link;
+    mx_chan *chan;
+    request *first, *last;              /* first is sent when waiting */
+    int waiting;
+    mx_timer limit;                     /* of the request under way */
+    struct line *next;
+} line;
+
+typedef struct consumer {
+    mx_consumer base;                   /* first */
+    line line;
+    uint32_t cancel_ticket, close_ticket, prefetch;
+    int closing, no_ack;
+    mx_timer gaps;
+} consumer;
+
+typedef struct publisher {
+    mx_publisher base;                  /* first */
+    line line;
+    uint32_t close_ticket, unflushed;
+    int closing;
+} publisher;
+
+struct amqp {
+    mx_link_base base;                  /* first */
+    mx_stream *stream;
+    mx_conn *conn;
+    line control, *lines;
+    mx_timer limit, beat;               /* handshake or close; heartbeats */
+    uint64_t heard_us, said_us;
+    uint32_t open_ticket, close_ticket;
+    uint8_t *in;
+    size_t in_off, in_len;
+    int again;
+    char *secrets[5];                   /* what the connection's options point at */
+};
+
+static mx_waits *waits(amqp *a) { return &a->base.runtime->waits.pub; }
+static mx_timers *timers(amqp *a) { return &a->base.runtime->timers; }
+static void wake(amqp *a) { a->base.runtime->wake(a->base.runtime); }
+static consumer *consumer_of(line *l) { return (consumer *)((char *)l - offsetof(consumer, line)); }
+static publisher *publisher_of(line *l) { return (publisher *)((char *)l - offsetof(publisher, line)); }
+
+static void post(amqp *a, uint32_t ticket, int code, int reply_code, const char *text) {
+    mx_wait_post(waits(a), ticket, code, mx_reply_new(code, reply_code, text, text ? strlen(text) : 0));
+    wake(a);
+}
+
+static void post_done(amqp *a, uint32_t ticket) { post(a, ticket, 0, 0, NULL); }
+
+static void write_out(amqp *a) {
+    if (!mx_buffer_pending(&a->conn->out)) return;
+    mx_stream_write(a->stream, &a->conn->out);
+    a->said_us = mx_clock_us();
+}
+
+/* ---- requests: one at a time on each channel -------------------------------------------------------------------- */
+
+static void send_next(line *l);
+
+static void on_request_limit(mx_timer *t, void *arg) {
+    line *l = arg;
+    (void)t;
+    request *r = l->first;
+    if (r) mx_wait_post(waits(l->link), r->ticket, MX_ETIMEOUT, mx_reply_new(MX_ETIMEOUT, 0, "the broker did not answer", 25));
+    /* what the broker made of it is unknown: only a new connection is in a known state */
+    mx_conn_fail(l->link->conn, MX_ECONNECTION, "the broker did not answer a request in time");
+}
+
+static void send_next(line *l) {
+    amqp *a = l->link;
+    request *r = l->first;
+    if (!r || l->waiting || !l->chan || l->chan->state != MX_CHAN_OPEN) return;
+    uint8_t *p = mx_buffer_reserve(&a->conn->out, r->size + MX_FRAME_OVERHEAD);
+    mx_frame_head(p, MX_FRAME_METHOD, l->chan->number, r->size);
+    memcpy(p + 7, r->frame, r->size);
+    p[7 + r->size] = MX_FRAME_END;
+    a->conn->out.len += r->size + MX_FRAME_OVERHEAD;
+    l->waiting = 1;
+    l->limit.fire = on_request_limit;
+    l->limit.arg = l;
+    mx_timer_set(timers(a), &l->limit, mx_clock_us() + (uint64_t)(a->base.pub.rpc_timeout * 1e6));
+    wake(a);
+}
+
+/* 0 or MX_EVALIDATION when it cannot be encoded. */
+static int ask(line *l, uint32_t method, void *decoded, uint32_t ticket) {
+    static uint8_t scratch[MX_FRAME_MAX];
+    int n = mx_frame_method(scratch, l->link->conn->frame_max, 0, method, decoded);
+    if (n < 0) return mx_refuse(MX_EVALIDATION, "a name or an argument is too long for AMQP");
+    request *r = mx_zalloc(sizeof *r + (size_t)n);
+    r->ticket = ticket;
+    r->method = method;
+    r->size = (size_t)n - MX_FRAME_OVERHEAD;
+    memcpy(r->frame, scratch + 7, r->size);
+    if (l->first) l->last->next = r;
+    else l->first = r;
+    l->last = r;
+    send_next(l);
+    return 0;
+}
+
+static request *take_request(line *l) {
+    request *r = l->first;
+    mx_timer_stop(timers(l->link), &l->limit);
+    l->waiting = 0;
+    if (r) l->first = r->next;
+    return r;
+}
+
+static void fail_requests(line *l, int code, int reply_code, const char *text) {
+    for (request *r; (r = take_request(l)); free(r)) post(l->link, r->ticket, code, reply_code, text);
+}
+
+static void open_line(line *l, int kind, amqp *a) {
+    l->kind = kind;
+    l->link = a;
+    l->next = a->lines;
+    a->lines = l;
+    l->chan = mx_chan_new(a->conn, l);
+}
+
+static void drop_line(line *l) {
+    amqp *a = l->link;
+    mx_timer_stop(timers(a), &l->limit);
+    fail_requests(l, MX_ECLOSED, 0, "closed");
+    if (l->chan) mx_chan_free(l->chan);
+    l->chan = NULL;
+    for (line **at = &a->lines; *at; at = &(*at)->next)
+        if (*at == l) {
+            *at = l->next;
+            break;
+        }
+}
+
+/* ---- consumers ---------------------------------------------------------------------------------------------------- */
+
+static void send_ack(void *arg, uint64_t tag, int multiple) {
+    amqp_basic_ack_t m = {tag, multiple};
+    mx_chan_method(arg, AMQP_BASIC_ACK_METHOD, &m);
+}
+
+static void send_reject(void *arg, uint64_t tag, int requeue) {
+    amqp_basic_nack_t m = {tag, 0, requeue};
+    mx_chan_method(arg, AMQP_BASIC_NACK_METHOD, &m);
+}
+
+static void no_ack(void *arg, uint64_t tag, int multiple) { (void)arg, (void)tag, (void)multiple; }
+
+static const mx_settle to_broker = {send_ack, send_reject}, to_nobody = {no_ack, no_ack};
+
+static const mx_settle *settles(consumer *c) {
+    return c->no_ack || !c->line.chan || c->line.chan->state != MX_CHAN_OPEN ? &to_nobody : &to_broker;
+}
+
+static void on_gaps(mx_timer *t, void *arg) {
+    consumer *c = arg;
+    (void)t;
+    mx_inbox_settle_gaps(&c->base.inbox, settles(c), c->line.chan);
+    wake(c->line.link);
+}
+
+static void settle(consumer *c) {
+    mx_inbox *ib = &c->base.inbox;
+    if (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict)
+        mx_inbox_settle(ib, settles(c), c->line.chan);
+    if (ib->head - ib->settled > 1 && !c->gaps.place)
+        mx_timer_set(timers(c->line.link), &c->gaps, mx_clock_us() + GAP_US);
+}
+
+static void free_consumer(consumer *c) {
+    amqp *a = c->line.link;
+    mx_timer_stop(timers(a), &c->gaps);
+    drop_line(&c->line);
+    mx_inbox_fini(&c->base.inbox);
+    post_done(a, c->cancel_ticket);
+    post_done(a, c->close_ticket);
+    free(c);
+}
+
+/* What Lua did not take goes back. */
+static void give_back(consumer *c) {
+    mx_inbox *ib = &c->base.inbox;
+    for (uint32_t i = ib->head; i != ib->tail; i++) mx_inbox_at(ib, i)->verdict = MX_REQUEUE;
+    ib->head = ib->tail;
+    if (ib->settled == ib->head) return;
+    mx_inbox_settle(ib, settles(c), c->line.chan);
+    mx_inbox_settle_gaps(ib, settles(c), c->line.chan);
+}
+
+static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
+    amqp *a = (amqp *)link;
+    consumer *c = mx_zalloc(sizeof *c);
+    mx_inbox *ib = &c->base.inbox;
+    mx_inbox_init(ib, o->prefetch);
+    c->base.link = &a->base;
+    c->gaps.fire = on_gaps;
+    c->gaps.arg = c;
+    c->prefetch = o->prefetch;
+    c->no_ack = (o->flags & MX_F_NO_ACK) != 0;
+    open_line(&c->line, CONSUMER, a);
+    if (!c->line.chan) {
+        ib->state = MX_CLOSED;
+        post(a, ticket, MX_ECHANNEL, 0, "no channel is free");
+        return ib;
+    }
+    mx_chan *h = c->line.chan;
+    size_t n = o->tag.n < 255 ? o->tag.n : 255;
+    h->consumer_tag[0] = (uint8_t)n;
+    memcpy(h->consumer_tag + 1, o->tag.p, n);
+    h->inbox = ib;
+    amqp_table_t args = {0};
+    amqp_pool_t pool;
+    init_amqp_pool(&pool, 4096);
+    uint8_t *table = mx_zalloc(o->args.n + 4);
+    size_t at = 0;
+    mx_put32(table, (uint32_t)o->args.n);
+    memcpy(table + 4, o->args.p, o->args.n);
+    amqp_decode_table((amqp_bytes_t){o->args.n + 4, table}, &pool, &args, &at);
+    amqp_basic_qos_t qos = {0, (uint16_t)o->prefetch, 0};
+    amqp_basic_consume_t m = {0, {o->queue.n, (void *)o->queue.p}, {n, (void *)o->tag.p}, 0, (amqp_boolean_t)c->no_ack,
+                              (o->flags & MX_F_EXCLUSIVE) != 0, 0, args};
+    ask(&c->line, AMQP_BASIC_QOS_METHOD, &qos, 0);
+    if (ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket)) post(a, ticket, MX_EVALIDATION, 0, mx_pub_refusal());
+    empty_amqp_pool(&pool);
+    free(table);
+    return ib;
+}
+
+static void cancel(mx_inbox *ib, uint32_t ticket) {
+    consumer *c = (consumer *)ib;
+    amqp *a = c->line.link;
+    mx_chan *h = c->line.chan;
+    if (ib->state != MX_OPEN) {
+        ib->state = ib->state == MX_CLOSED ? MX_CLOSED : MX_CLOSING;
+        post_done(a, ticket);
+        return;
+    }
+    ib->state = MX_CLOSING;
+    amqp_basic_cancel_t m = {{h->consumer_tag[0], h->consumer_tag + 1}, 0};
+    give_back(c);
+    ask(&c->line, AMQP_BASIC_CANCEL_METHOD, &m, ticket);
+    h->consumer_tag[0] = 0;             /* what still comes is nobody's: it is given back */
+}
+
+static void close_inbox(mx_inbox *ib, uint32_t ticket) {
+    consumer *c = (consumer *)ib;
+    give_back(c);
+    c->close_ticket = ticket;
+    c->closing = 1;
+    mx_chan *h = c->line.chan;
+    if (!h || h->state == MX_CHAN_CLOSED || h->state == MX_CHAN_OPENING) free_consumer(c);
+    else mx_chan_close(h);
+    if (h) wake((amqp *)c->base.link);
+}
+
+/* ---- calls -------------------------------------------------------------------------------------------------------- */
+
+static amqp_bytes_t bytes(mx_span s) { return (amqp_bytes_t){s.n, (void *)s.p}; }
+
+static int ask_for(line *l, const mx_call *q, amqp_table_t args, uint32_t ticket) {
+    amqp_bytes_t name = bytes(q->name), source = bytes(q->source), key = bytes(q->key);
+    uint32_t f = q->flags;
+    switch (q->op) {
+    case MX_DECLARE_QUEUE: {
+        amqp_queue_declare_t m = {0, name, !!(f & MX_F_PASSIVE), !!(f & MX_F_DURABLE), !!(f & MX_F_EXCLUSIVE), !!(f & MX_F_AUTO_DELETE), 0, args};
+        return ask(l, AMQP_QUEUE_DECLARE_METHOD, &m, ticket);
+    }
+    case MX_DECLARE_EXCHANGE: {
+        amqp_exchange_declare_t m = {0, name, source, !!(f & MX_F_PASSIVE), !!(f & MX_F_DURABLE), !!(f & MX_F_AUTO_DELETE), !!(f & MX_F_INTERNAL), 0, args};
+        return ask(l, AMQP_EXCHANGE_DECLARE_METHOD, &m, ticket);
+    }
+    case MX_BIND: {
+        amqp_queue_bind_t m = {0, name, source, key, 0, args};
+        return ask(l, AMQP_QUEUE_BIND_METHOD, &m, ticket);
+    }
+    case MX_UNBIND: {
+        amqp_queue_unbind_t m = {0, name, source, key, args};
+        return ask(l, AMQP_QUEUE_UNBIND_METHOD, &m, ticket);
+    }
+    case MX_BIND_EXCHANGE: {
+        amqp_exchange_bind_t m = {0, name, source, key, 0, args};
+        return ask(l, AMQP_EXCHANGE_BIND_METHOD, &m, ticket);
+    }
+    case MX_PURGE: {
+        amqp_queue_purge_t m = {0, name, 0};
+        return ask(l, AMQP_QUEUE_PURGE_METHOD, &m, ticket);
+    }
+    case MX_DELETE_QUEUE: {
+        amqp_queue_delete_t m = {0, name, 0, 0, 0};
+        return ask(l, AMQP_QUEUE_DELETE_METHOD, &m, ticket);
+    }
+    case MX_DELETE_EXCHANGE: {
+        amqp_exchange_delete_t m = {0, name, 0, 0};
+        return ask(l, AMQP_EXCHANGE_DELETE_METHOD, &m, ticket);
+    }
+    }
+    return mx_refuse(MX_EINTERNAL, "unknown operation %u", q->op);
+}
+
+static int call(mx_link *link, const mx_call *q, uint32_t ticket) {
+    amqp *a = (amqp *)link;
+    line *l = &a->control;
+    amqp_table_t args = {0};
+    if (link->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the connection is not open");
+    if (mx_table_check(q->args.p, q->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
+    if (!l->chan) {
+        if (l->link) drop_line(l);
+        *l = (line){0};
+        open_line(l, CONTROL, a);
+        if (!l->chan) return mx_refuse(MX_ECHANNEL, "no channel is free");
+    }
+    amqp_pool_t pool;
+    init_amqp_pool(&pool, 4096);
+    uint8_t *table = mx_zalloc(q->args.n + 4);
+    size_t at = 0;
+    mx_put32(table, (uint32_t)q->args.n);
+    if (q->args.n) memcpy(table + 4, q->args.p, q->args.n);
+    amqp_decode_table((amqp_bytes_t){q->args.n + 4, table}, &pool, &args, &at);
+    int code = ask_for(l, q, args, ticket);
+    empty_amqp_pool(&pool);
+    free(table);
+    wake(a);
+    return code;
+}
+
+/* ---- publishing --------------------------------------------------------------------------------------------------- */
+
+static mx_pub *open_pub(mx_link *link, uint32_t window, int confirm, double timeout, uint32_t ticket) {
+    amqp *a = (amqp *)link;
+    publisher *p = mx_zalloc(sizeof *p);
+    mx_confirm_init(&p->base.confirm, window, timeout, waits(a), timers(a), a->base.runtime->turn.confirm);
+    p->base.confirm.pub.confirm = (uint32_t)confirm;
+    p->base.link = &a->base;
+    open_line(&p->line, PUBLISHER, a);
+    if (!p->line.chan) {
+        p->base.confirm.pub.state = MX_CLOSED;
+        post(a, ticket, MX_ECHANNEL, 0, "no channel is free");
+        return &p->base.confirm.pub;
+    }
+    amqp_confirm_select_t m = {0};
+    if (confirm) ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
+    else post_done(a, ticket), p->base.confirm.pub.state = MX_OPEN;
+    wake(a);
+    return &p->base.confirm.pub;
+}
+
+static int reopen_pub(mx_pub *pub, uint32_t ticket) {
+    publisher *p = (publisher *)pub;
+    amqp *a = (amqp *)p->base.link;
+    if (a->base.pub.state != MX_OPEN) {
+        post(a, ticket, MX_ECLOSED, 0, "the connection is closed");
+        return 0;
+    }
+    drop_line(&p->line);
+    p->line = (line){0};
+    open_line(&p->line, PUBLISHER, a);
+    amqp_confirm_select_t m = {0};
+    pub->state = MX_OPENING;
+    if (!p->line.chan) post(a, ticket, MX_ECHANNEL, 0, "no channel is free");
+    else ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
+    return 0;
+}
+
+static void free_publisher(publisher *p) {
+    amqp *a = p->line.link;
+    mx_confirm_lose(&p->base.confirm);
+    mx_confirm_fini(&p->base.confirm);
+    free(p->base.confirm.pub.error);
+    drop_line(&p->line);
+    post_done(a, p->close_ticket);
+    free(p);
+}
+
+static void close_pub(mx_pub *pub, uint32_t ticket) {
+    publisher *p = (publisher *)pub;
+    p->close_ticket = ticket;
+    p->closing = 1;
+    if (!p->line.chan || p->line.chan->state != MX_CHAN_OPEN) free_publisher(p);
+    else mx_chan_close(p->line.chan);
+}
+
+/* Refuses what AMQP cannot carry, before a byte of it is queued. */
+static int check(amqp *a, mx_span exchange, mx_span key, mx_span body, const mx_props *props) {
+    if (exchange.n > 255) return mx_refuse(MX_EVALIDATION, "exchange is %zu bytes, at most 255", exchange.n);
+    if (key.n > 255) return mx_refuse(MX_EVALIDATION, "routing key is %zu bytes, at most 255", key.n);
+    if (body.n > a->conn->options.max_body)
+        return mx_refuse(MX_EVALIDATION, "body is %zu bytes, at most %zu", body.n, a->conn->options.max_body);
+    size_t most = a->conn->frame_max - MX_FRAME_OVERHEAD - 12;
+    if (props && mx_props_bound(props) > most)
+        return mx_refuse(MX_EVALIDATION, "properties and headers are above %zu bytes", most);
+    return 0;
+}
+
+/* basic.publish (1.8.3.7), header and bodies, one after the other. Bytes, or negative. */
+static long encode(amqp *a, uint8_t *p, uint16_t channel, mx_span exchange, mx_span key, mx_span body, const mx_props *props,
+                   int mandatory) {
+    uint8_t *start = p;
+    amqp_basic_publish_t m = {0, bytes(exchange), bytes(key), (amqp_boolean_t)mandatory, 0};
+    int n = mx_frame_method(p, 1024, channel, AMQP_BASIC_PUBLISH_METHOD, &m);
+    if (n < 0) return n;
+    p += n;
+    n = mx_props_encode(props, p + 19, mx_props_bound(props));
+    if (n < 0) return mx_refuse(MX_EVALIDATION, "a property is too long or its table is broken");
+    mx_frame_head(p, MX_FRAME_HEADER, channel, (size_t)n + 12);
+    mx_put32(p + 7, 60 << 16);
+    mx_put64(p + 11, body.n);
+    p[19 + n] = MX_FRAME_END;
+    p += n + 20;
+    return p + mx_frame_body(p, channel, body.p, body.n, a->conn->frame_max) - start;
+}
+
+static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout) {
+    publisher *p = (publisher *)pub;
+    amqp *a = (amqp *)p->base.link;
+    mx_confirm *c = &p->base.confirm;
+    if (pub->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the channel is not open");
+    if (mx_confirm_full(c) || mx_buffer_pending(&a->conn->out) > HIGH_WATER) return MX_EAGAIN;
+    int code = check(a, exchange, key, body, props);
+    if (code) return code;
+    uint64_t hash = 0;
+    uint8_t id[MX_ID_SIZE];
+    mx_props plain;
+    if (!props) {
+        mx_confirm_id(c, id);
+        plain.flags = MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID;
+        plain.delivery_mode = flags & MX_TRANSIENT ? 1 : 2;
+        plain.message_id = (mx_span){id, sizeof id};
+        props = &plain;
+    } else if (props->flags & MX_P_MESSAGE_ID) {
+        hash = mx_confirm_hash(props->message_id, exchange, key);
+    }
+    mx_buffer *out = &a->conn->out;
+    size_t most = 1024 + 32 + mx_props_bound(props) + mx_frame_body_bound(body.n, a->conn->frame_max);
+    long n = encode(a, mx_buffer_reserve(out, most), p->line.chan->number, exchange, key, body, props, flags & MX_MANDATORY);
+    if (n < 0) return (double)n;
+    out->len += (size_t)n;
+    if (!p->unflushed++) wake(a);
+    double seq = mx_confirm_add(c, mx_clock_us(), timeout, hash);
+    if (p->unflushed >= (pub->window + 3) / 4 || mx_buffer_pending(out) >= FLUSH_BYTES) {
+        p->unflushed = 0;
+        write_out(a);
+    }
+    return seq;
+}
+
+/* ---- events of the connection --------------------------------------------------------------------------------------- */
+
+static void on_open(void *arg) {
+    amqp *a = arg;
+    a->base.pub.state = MX_OPEN;
+    mx_timer_stop(timers(a), &a->limit);
+    if (a->conn->heartbeat) mx_timer_set(timers(a), &a->beat, mx_clock_us() + a->conn->heartbeat * 500000ull);
+    post_done(a, a->open_ticket);
+}
+
+static void on_closed(void *arg, int code, int reply_code, const char *text) {
+    amqp *a = arg;
+    mx_link *link = &a->base.pub;
+    write_out(a);
+    link->state = MX_CLOSED;
+    if (!link->error) link->error = mx_strndup(text, strlen(text));
+    link->error_code = code ? code : MX_ECLOSED;
+    link->reply_code = (uint16_t)reply_code;
+    mx_timer_stop(timers(a), &a->beat);
+    mx_timer_stop(timers(a), &a->limit);
+    post(a, a->open_ticket, code ? code : MX_ECLOSED, reply_code, text);
+    mx_stream_close(a->stream);
+    wake(a);
+}
+
+static void on_blocked(void *arg, int on) {
+    amqp *a = arg;
+    a->base.pub.blocked = (uint32_t)on;
+    wake(a);
+}
+
+static void answer(line *l, request *r, uint32_t method, void *decoded) {
+    mx_reply *reply = mx_reply_new(0, 0, NULL, 0);
+    if (method == AMQP_QUEUE_DECLARE_OK_METHOD) {
+        amqp_queue_declare_ok_t *m = decoded;
+        free(reply);
+        reply = mx_reply_new(0, 0, m->queue.bytes, m->queue.len);
+        reply->messages = m->message_count;
+        reply->consumers = m->consumer_count;
+    } else if (method == AMQP_QUEUE_PURGE_OK_METHOD || method == AMQP_QUEUE_DELETE_OK_METHOD) {
+        reply->messages = ((amqp_queue_purge_ok_t *)decoded)->message_count;
+    }
+    mx_wait_post(waits(l->link), r->ticket, 0, reply);
+    wake(l->link);
+}
+
+static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
+    line *l = h->arg;
+    if (method == AMQP_CHANNEL_CLOSE_OK_METHOD) {
+        if (l->kind == CONSUMER) free_consumer(consumer_of(l));
+        else if (l->kind == PUBLISHER) free_publisher(publisher_of(l));
+        return;
+    }
+    if (method != AMQP_CHANNEL_OPEN_OK_METHOD) {
+        request *r = l->waiting ? take_request(l) : NULL;
+        if (!r) {
+            mx_conn_fail(l->link->conn, MX_ECONNECTION, "an answer that nobody asked for");
+            return;
+        }
+        if (method == AMQP_BASIC_CONSUME_OK_METHOD) consumer_of(l)->base.inbox.state = MX_OPEN;
+        if (method == AMQP_CONFIRM_SELECT_OK_METHOD) publisher_of(l)->base.confirm.pub.state = MX_OPEN;
+        answer(l, r, method, decoded);
+        free(r);
+    }
+    send_next(l);
+}
+
+static void lose_publisher(publisher *p, int reply_code, const char *text) {
+    mx_pub *pub = &p->base.confirm.pub;
+    pub->state = MX_CLOSED;
+    pub->reply_code = (uint16_t)reply_code;
+    free(pub->error);
+    pub->error = mx_strndup(text, strlen(text));
+    mx_confirm_lose(&p->base.confirm);
+    if (p->closing) free_publisher(p);
+}
+
+static void on_chan_closed(mx_chan *h, int reply_code, const char *text) {
+    line *l = h->arg;
+    amqp *a = l->link;
+    int code = reply_code == 403 ? MX_EACCESS : reply_code ? MX_ECHANNEL : MX_ECONNECTION;
+    fail_requests(l, code, reply_code, text);
+    if (l->kind == CONTROL) {
+        mx_chan_free(h);
+        l->chan = NULL;
+    } else if (l->kind == CONSUMER) {
+        consumer *c = consumer_of(l);
+        c->base.inbox.state = MX_CLOSED;
+        if (c->closing) free_consumer(c);
+    } else {
+        lose_publisher(publisher_of(l), reply_code, text);
+    }
+    wake(a);
+}
+
+static void on_confirm(mx_chan *h, uint64_t tag, int multiple, int nack) {
+    line *l = h->arg;
+    if (l->kind != PUBLISHER || mx_confirm_settle(&publisher_of(l)->base.confirm, tag, multiple, nack))
+        mx_conn_fail(l->link->conn, MX_ECONNECTION, "the broker confirmed what was not published");
+    wake(l->link);
+}
+
+static void on_returned(mx_chan *h, mx_span id, mx_span exchange, mx_span key) {
+    line *l = h->arg;
+    if (l->kind == PUBLISHER) mx_confirm_return(&publisher_of(l)->base.confirm, id, exchange, key);
+}
+
+static void on_cancelled(mx_chan *h) {
+    line *l = h->arg;
+    if (l->kind != CONSUMER) return;
+    consumer_of(l)->base.inbox.cancelled = 1;
+    consumer_of(l)->base.inbox.state = MX_CLOSED;
+    wake(l->link);
+}
+
+static const mx_conn_events conn_events = {on_open, on_closed, on_blocked, on_reply, on_chan_closed, on_confirm, on_returned, on_cancelled};
+
+/* ---- events of the stream -------------------------------------------------------------------------------------------- */
+
+static void on_up(void *arg) {
+    amqp *a = arg;
+    write_out(a);
+}
+
+static void on_room(void *arg, uint8_t **p, size_t *n) {
+    amqp *a = arg;
+    if (a->in_off == a->in_len || a->in_off > READ_ROOM / 2) {
+        /* what Lua still holds must leave the buffer before it moves or is written over */
+        for (line *l = a->lines; l; l = l->next)
+            if (l->kind == CONSUMER) mx_inbox_detach(&consumer_of(l)->base.inbox);
+        memmove(a->in, a->in + a->in_off, a->in_len - a->in_off);
+        a->in_len -= a->in_off;
+        a->in_off = 0;
+    }
+    *p = a->in + a->in_len;
+    *n = READ_ROOM - a->in_len;
+}
+
+static void on_data(void *arg, size_t n) {
+    amqp *a = arg;
+    a->in_len += n;
+    a->heard_us = 0;                    /* stamped by the next heartbeat tick: no clock read a packet */
+    a->again = 1;
+    wake(a);
+}
+
+static void on_drained(void *arg) {
+    amqp *a = arg;
+    for (line *l = a->lines; l; l = l->next)
+        if (l->kind == PUBLISHER && publisher_of(l)->base.confirm.watcher) mx_pub_watch(&publisher_of(l)->base.confirm.pub, 0);
+    write_out(a);
+    wake(a);
+}
+
+static void on_down(void *arg, const char *why) { mx_conn_fail(((amqp *)arg)->conn, MX_ECONNECTION, why); }
+
+static void on_gone(void *arg) {
+    amqp *a = arg;
+    a->stream = NULL;
+    wake(a);
+}
+
+static const mx_stream_events stream_events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
+
+/* ---- the worker's side -------------------------------------------------------------------------------------------------- */
+
+static uint32_t slice_of(amqp *a) {
+    uint32_t slice = 1024;
+    for (line *l = a->lines; l; l = l->next) {
+        uint32_t prefetch = l->kind == CONSUMER ? consumer_of(l)->prefetch : 0;
+        if (prefetch && (prefetch + 3) / 4 < slice) slice = (prefetch + 3) / 4;
+    }
+    return slice;
+}
+
+static int fill(mx_link *link) {
+    amqp *a = (amqp *)link;
+    if (!a->again || link->state == MX_CLOSED) return 0;
+    a->conn->slice = slice_of(a);
+    a->in_off += mx_conn_feed(a->conn, a->in + a->in_off, a->in_len - a->in_off, &a->again);
+    if (a->conn->stalled) a->again = 1;
+    if (!a->stream || link->state == MX_CLOSED) return 0;
+    mx_stream_resume(a->stream);
+    return a->again && !a->conn->stalled;
+}
+
+static void release(amqp *a);
+
+static void flush(mx_link *link) {
+    amqp *a = (amqp *)link;
+    for (line *l = a->lines, *next; l; l = next) {
+        next = l->next;
+        if (l->kind == CONSUMER) settle(consumer_of(l));
+        else if (l->kind == PUBLISHER) publisher_of(l)->unflushed = 0;
+    }
+    if (a->stream) write_out(a);
+    else if (a->close_ticket) release(a);
+}
+
+/* Heartbeats (4.2.7): a frame each half interval when nothing else was sent; two intervals of silence are the end. */
+static void on_beat(mx_timer *t, void *arg) {
+    amqp *a = arg;
+    uint64_t now = mx_clock_us(), half = a->conn->heartbeat * 500000ull;
+    if (!a->heard_us) a->heard_us = now;
+    if (now - a->heard_us > 4 * half) {
+        mx_conn_fail(a->conn, MX_ECONNECTION, "no heartbeat from the broker");
+        return;
+    }
+    if (now - a->said_us >= half) {
+        mx_conn_heartbeat(a->conn);
+        write_out(a);
+    }
+    mx_timer_set(timers(a), t, now + half);
+}
+
+static void on_limit(mx_timer *t, void *arg) {
+    amqp *a = arg;
+    (void)t;
+    int connecting = a->base.pub.state == MX_OPENING;
+    mx_conn_fail(a->conn, MX_ECONNECTION, connecting ? "no answer while connecting; is it an AMQP broker?" : "closed");
+}
+
+static void release(amqp *a) {
+    uint32_t ticket = a->close_ticket;
+    while (a->lines) {
+        line *l = a->lines;
+        if (l->kind == CONSUMER) free_consumer(consumer_of(l));
+        else if (l->kind == PUBLISHER) free_publisher(publisher_of(l));
+        else drop_line(l);
+    }
+    mx_timer_stop(timers(a), &a->limit);
+    mx_timer_stop(timers(a), &a->beat);
+    mx_link_detach(&a->base);
+    if (ticket != UINT32_MAX) post_done(a, ticket);
+    mx_conn_free(a->conn);
+    for (size_t i = 0; i < sizeof a->secrets / sizeof *a->secrets; i++) {
+        if (a->secrets[i]) explicit_bzero(a->secrets[i], strlen(a->secrets[i]));
+        free(a->secrets[i]);
+    }
+    free(a->base.pub.error);
+    free(a->in);
+    free(a);
+}
+
+static void close_link(mx_link *link, uint32_t ticket) {
+    amqp *a = (amqp *)link;
+    if (a->close_ticket) return;
+    a->close_ticket = ticket ? ticket : UINT32_MAX;
+    wake(a);
+    if (link->state == MX_CLOSED) return;
+    flush(link);
+    link->state = MX_CLOSING;
+    mx_timer_set(timers(a), &a->limit, mx_clock_us() + CLOSE_US);
+    mx_conn_close(a->conn);
+    if (a->stream) write_out(a);
+}
+
+static const mx_link_ops ops = {call, start_consume, cancel, close_inbox, open_pub, reopen_pub, close_pub, publish, fill, flush, close_link};
+
+mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
+    amqp *a = mx_zalloc(sizeof *a);
+    const mx_span kept[] = {o->user, o->password, o->vhost, o->name, o->host};
+    for (size_t i = 0; i < 5; i++) a->secrets[i] = mx_strndup(kept[i].p, kept[i].n);
+    mx_conn_options options = {{(uint8_t *)a->secrets[0], o->user.n}, {(uint8_t *)a->secrets[1], o->password.n},
+                               {(uint8_t *)a->secrets[2], o->vhost.n}, {(uint8_t *)a->secrets[3], o->name.n},
+                               (int)(o->heartbeat + 0.999), o->max_body};
+    char *port = mx_strndup(o->port.p, o->port.n);
+    a->base.ops = &ops;
+    a->base.pub.state = MX_OPENING;
+    a->base.pub.rpc_timeout = o->rpc_timeout;
+    a->open_ticket = ticket;
+    a->limit.fire = on_limit;
+    a->beat.fire = on_beat;
+    a->limit.arg = a->beat.arg = a;
+    a->in = mx_realloc(NULL, READ_ROOM);
+    mx_link_attach(r, &a->base);
+    a->conn = mx_conn_new(&options, &conn_events, a);
+    a->stream = mx_tcp_open(r->loop, a->secrets[4], port, (int)(2 * o->heartbeat * 1000), &stream_events, a);
+    mx_timer_set(timers(a), &a->limit, mx_clock_us() + (uint64_t)(o->connect_timeout * 1e6));
+    free(port);
+    return &a->base.pub;
+}

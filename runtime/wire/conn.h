@@ -1,0 +1,77 @@
+/* conn.h - an AMQP 0-9-1 connection as bytes in, bytes out, events: no I/O, no clock, no policy.
+ *
+ * Events are called from mx_conn_feed; they may write (channels, methods) but not free the connection. After closed was
+ * called nothing more is fed or called. */
+#ifndef MX_CONN_H
+#define MX_CONN_H
+#include "message/inbox.h"
+#include "wire/frame.h"
+
+typedef struct mx_conn mx_conn;
+typedef struct mx_chan mx_chan;
+
+typedef struct mx_conn_events {
+    void (*open)(void *arg);
+    void (*closed)(void *arg, int code, int reply_code, const char *text);     /* code 0: by our own close */
+    void (*blocked)(void *arg, int on);
+    void (*reply)(mx_chan *c, uint32_t method, void *decoded);  /* the answer to the channel's method; valid during the call */
+    void (*chan_closed)(mx_chan *c, int reply_code, const char *text);          /* by the broker; 0: with the connection */
+    void (*confirm)(mx_chan *c, uint64_t tag, int multiple, int nack);
+    void (*returned)(mx_chan *c, mx_span id, mx_span exchange, mx_span key);
+    void (*cancelled)(mx_chan *c);
+} mx_conn_events;
+
+enum { MX_CHAN_CLOSED, MX_CHAN_OPENING, MX_CHAN_OPEN, MX_CHAN_CLOSING };
+
+struct mx_chan {
+    mx_conn *conn;
+    void *arg;                          /* the owner's */
+    uint16_t number;
+    uint8_t state;
+    uint8_t content;                    /* what is being assembled: 0, or a method's low byte */
+    uint64_t left;                      /* body bytes still to come */
+    uint8_t wants_header;
+    uint8_t redelivered;
+    uint64_t tag;
+    uint8_t exchange[256], key[256], consumer_tag[256];         /* [0] is the length; consumer_tag: of the inbox */
+    mx_message *message;                /* in assembly */
+    mx_inbox *inbox;                    /* where deliveries go; NULL: they are refused */
+};
+
+typedef struct mx_conn_options {
+    mx_span user, password, vhost, name;
+    int heartbeat;                      /* seconds; 0: none unless the broker wants one */
+    size_t max_body;
+} mx_conn_options;
+
+struct mx_conn {
+    mx_buffer out;
+    uint32_t frame_max;
+    uint16_t channel_max, heartbeat;
+    int state;
+    int reason;                         /* what closed reports at the end of our close */
+    const mx_conn_events *events;
+    void *arg;
+    mx_conn_options options;
+    mx_chan **channel;                  /* by number */
+    uint32_t channels, next_number;
+    uint32_t slice, sliced;             /* deliveries to take in one feed; taken */
+    int stalled;                        /* an inbox is full: the rest of the input waits */
+};
+
+mx_conn *mx_conn_new(const mx_conn_options *o, const mx_conn_events *events, void *arg);    /* writes the protocol header */
+void mx_conn_free(mx_conn *c);
+/* Bytes consumed; stops early after a slice of deliveries or at a full inbox (again: more frames may be at hand).
+ * Deliveries may point into p until mx_inbox_detach. */
+size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again);
+void mx_conn_close(mx_conn *c);         /* connection.close (1.4.2.8); closed is called when it is answered */
+void mx_conn_fail(mx_conn *c, int code, const char *text);      /* the stream is gone, or a deadline passed */
+void mx_conn_heartbeat(mx_conn *c);
+int mx_conn_is_open(const mx_conn *c);
+
+/* NULL: no number is free. The broker's answer comes as reply(channel.open-ok). */
+mx_chan *mx_chan_new(mx_conn *c, void *arg);
+void mx_chan_close(mx_chan *c);         /* channel.close; reply(channel.close-ok); then mx_chan_free */
+void mx_chan_free(mx_chan *c);
+int mx_chan_method(mx_chan *c, uint32_t method, void *decoded); /* 0 or MX_EVALIDATION */
+#endif

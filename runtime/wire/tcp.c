@@ -1,0 +1,157 @@
+/* tcp.c - a stream over one TCP connection: each address of the name in turn. */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include "wire/stream.h"
+
+struct mx_stream {
+    uv_tcp_t tcp;
+    uv_getaddrinfo_t resolve;
+    uv_connect_t connect;
+    uv_write_t write;
+    struct addrinfo *addresses, *address;
+    mx_buffer rest;                     /* being written */
+    const mx_stream_events *events;
+    void *arg;
+    int timeout_ms;
+    int resolving, has_tcp, writing, reading, up, down, closing;
+};
+
+static void tell_down(mx_stream *s, const char *why) {
+    if (s->down || s->closing) return;
+    s->down = 1;
+    s->events->down(s->arg, why);
+}
+
+static void finish(mx_stream *s) {
+    if (s->resolving || s->has_tcp) return;
+    uv_freeaddrinfo(s->addresses);
+    mx_buffer_fini(&s->rest);
+    s->events->gone(s->arg);
+    free(s);
+}
+
+static void on_closed(uv_handle_t *h) {
+    mx_stream *s = h->data;
+    s->has_tcp = 0;
+    if (s->closing) finish(s);
+}
+
+static void try_address(mx_stream *s);
+
+static void on_next(uv_handle_t *h) {
+    mx_stream *s = h->data;
+    s->has_tcp = 0;
+    if (s->closing) finish(s);
+    else try_address(s);
+}
+
+static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out) {
+    mx_stream *s = h->data;
+    uint8_t *p = NULL;
+    size_t n = 0;
+    (void)suggested;
+    s->events->room(s->arg, &p, &n);
+    *out = uv_buf_init((char *)p, (unsigned)n);
+}
+
+static void on_read(uv_stream_t *h, ssize_t n, const uv_buf_t *buffer) {
+    mx_stream *s = h->data;
+    (void)buffer;
+    if (n == UV_ENOBUFS) {              /* the owner had no room */
+        uv_read_stop(h);
+        s->reading = 0;
+    } else if (n > 0) {
+        s->events->data(s->arg, (size_t)n);
+    } else if (n < 0) {
+        uv_read_stop(h);
+        tell_down(s, n == UV_EOF ? "the broker closed the connection" : uv_strerror((int)n));
+    }
+}
+
+void mx_stream_resume(mx_stream *s) {
+    if (s->reading || !s->up || s->down || s->closing) return;
+    s->reading = 1;
+    uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
+}
+
+static void on_connect(uv_connect_t *r, int status) {
+    mx_stream *s = r->data;
+    int fd;
+    if (s->closing) return;
+    if (status) {
+        s->address = s->address->ai_next;
+        if (s->address) uv_close((uv_handle_t *)&s->tcp, on_next);
+        else tell_down(s, uv_strerror(status));
+        return;
+    }
+    uv_tcp_nodelay(&s->tcp, 1);
+    if (!uv_fileno((uv_handle_t *)&s->tcp, &fd))
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &s->timeout_ms, sizeof s->timeout_ms);
+    s->up = 1;
+    mx_stream_resume(s);
+    s->events->up(s->arg);
+}
+
+static void try_address(mx_stream *s) {
+    uv_tcp_init(s->resolve.loop, &s->tcp);
+    s->tcp.data = s->connect.data = s;
+    s->has_tcp = 1;
+    int status = uv_tcp_connect(&s->connect, &s->tcp, s->address->ai_addr, on_connect);
+    if (status) on_connect(&s->connect, status);
+}
+
+static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) {
+    mx_stream *s = r->data;
+    s->resolving = 0;
+    s->addresses = s->address = list;
+    if (s->closing) finish(s);
+    else if (status) tell_down(s, uv_strerror(status));
+    else try_address(s);
+}
+
+mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e, void *arg) {
+    mx_stream *s = mx_zalloc(sizeof *s);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
+    s->events = e;
+    s->arg = arg;
+    s->timeout_ms = timeout_ms;
+    s->resolve.data = s;
+    s->resolving = !uv_getaddrinfo(loop, &s->resolve, on_resolved, host, port, &hints);
+    return s;
+}
+
+static void on_written(uv_write_t *r, int status) {
+    mx_stream *s = r->data;
+    s->writing = 0;
+    s->rest.off = s->rest.len = 0;
+    if (s->closing) return;
+    if (status) tell_down(s, uv_strerror(status));
+    else s->events->drained(s->arg);
+}
+
+void mx_stream_write(mx_stream *s, mx_buffer *b) {
+    if (s->writing || !s->up || s->down || s->closing || b->off == b->len) return;
+    uv_buf_t bytes = uv_buf_init((char *)b->p + b->off, (unsigned)(b->len - b->off));
+    int n = uv_try_write((uv_stream_t *)&s->tcp, &bytes, 1);
+    if (n > 0) b->off += (size_t)n;
+    if (b->off == b->len) {
+        b->off = b->len = 0;
+        return;
+    }
+    /* the rest waits for the kernel; what comes meanwhile goes to the other buffer */
+    mx_buffer other = s->rest;
+    s->rest = *b;
+    *b = (mx_buffer){other.p, 0, 0, other.room};
+    bytes = uv_buf_init((char *)s->rest.p + s->rest.off, (unsigned)(s->rest.len - s->rest.off));
+    s->write.data = s;
+    s->writing = !uv_write(&s->write, (uv_stream_t *)&s->tcp, &bytes, 1, on_written);
+}
+
+void mx_stream_close(mx_stream *s) {
+    if (s->closing) return;
+    s->closing = 1;
+    if (s->resolving) uv_cancel((uv_req_t *)&s->resolve);
+    if (s->has_tcp && !uv_is_closing((uv_handle_t *)&s->tcp)) uv_close((uv_handle_t *)&s->tcp, on_closed);
+    else if (!s->has_tcp && !s->resolving) finish(s);
+}
