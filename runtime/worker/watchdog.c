@@ -1,5 +1,4 @@
 /* watchdog.c - counts the ticks that one piece of work takes. */
-#define _GNU_SOURCE
 #include "worker/watchdog.h"
 #include <signal.h>
 #include <string.h>

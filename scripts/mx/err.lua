@@ -1,5 +1,5 @@
 -- Error objects: what every call returns as its second value when the world fails.
-local setmetatable, getmetatable, type, tostring, pcall, error = setmetatable, getmetatable, type, tostring, pcall, error
+local setmetatable, getmetatable, type, tostring = setmetatable, getmetatable, type, tostring
 
 local M = {}
 

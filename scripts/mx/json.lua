@@ -135,7 +135,8 @@ local function read_number(p, i)
   return v, last
 end
 
-local ESCAPES = { [34] = '"', [92] = "\\", [47] = "/", [98] = "\b", [102] = "\f", [110] = "\n", [114] = "\r", [116] = "\t" }
+local ESCAPES = { [34] = '"', [92] = "\\", [47] = "/",
+                  [98] = "\b", [102] = "\f", [110] = "\n", [114] = "\r", [116] = "\t" }
 
 local function utf8(c)
   if c < 0x80 then return char(c) end
@@ -194,15 +195,15 @@ local function read_string(p, i, n)
 end
 
 local function read_array(p, i, n, depth)
-  local t, size, v, at, why = {}, 0, nil, nil, nil
+  local t, size = {}, 0
   i = skip(p, i + 1)
   if p[i] == 93 then return M.array(t), i + 1 end
   while true do
-    v, i, at, why = read(p, i, n, depth)
-    if not i then return nil, nil, at, why end
+    local v, at, failed, why = read(p, i, n, depth)
+    if not at then return nil, nil, failed, why end
     size = size + 1
     t[size] = v
-    i = skip(p, i)
+    i = skip(p, at)
     if p[i] == 93 then return t, i + 1 end
     if p[i] ~= 44 then return nil, nil, i, "expected ',' or ']'" end
     i = skip(p, i + 1)
@@ -210,19 +211,20 @@ local function read_array(p, i, n, depth)
 end
 
 local function read_object(p, i, n, depth)
-  local t, key, v, at, why = {}, nil, nil, nil, nil
+  local t = {}
   i = skip(p, i + 1)
   if p[i] == 125 then return t, i + 1 end
   while true do
     if p[i] ~= 34 then return nil, nil, i, "expected a string as key" end
-    key, i, at, why = read_string(p, i, n)
-    if not i then return nil, nil, at, why end
-    i = skip(p, i)
-    if p[i] ~= 58 then return nil, nil, i, "expected ':'" end
-    v, i, at, why = read(p, skip(p, i + 1), n, depth)
-    if not i then return nil, nil, at, why end
+    local key, at, failed, why = read_string(p, i, n)
+    if not at then return nil, nil, failed, why end
+    at = skip(p, at)
+    if p[at] ~= 58 then return nil, nil, at, "expected ':'" end
+    local v, after
+    v, after, failed, why = read(p, skip(p, at + 1), n, depth)
+    if not after then return nil, nil, failed, why end
     t[key] = v
-    i = skip(p, i)
+    i = skip(p, after)
     if p[i] == 125 then return t, i + 1 end
     if p[i] ~= 44 then return nil, nil, i, "expected ',' or '}'" end
     i = skip(p, i + 1)
@@ -340,7 +342,7 @@ local function array_length(t)
   local count, largest = 0, 0
   for k in next, t do
     if type(k) ~= "number" then
-      return nil, largest > 0 and "mixes array elements with key " .. name_of(k) or "an array has the key " .. name_of(k)
+      return nil, "an array has the key " .. name_of(k)
     end
     if k < 1 or k ~= floor(k) then return nil, "an array has the key " .. name_of(k) end
     count = count + 1
