@@ -276,9 +276,9 @@ static void close_inbox(mx_inbox *ib, uint32_t ticket) {
     c->close_ticket = ticket;
     c->closing = 1;
     mx_chan *h = c->line.chan;
+    wake(c->line.link);
     if (!h || h->state == MX_CHAN_CLOSED || h->state == MX_CHAN_OPENING) free_consumer(c);
     else mx_chan_close(h);
-    if (h) wake((amqp *)c->base.link);
 }
 
 /* ---- calls -------------------------------------------------------------------------------------------------------- */

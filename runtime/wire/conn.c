@@ -334,7 +334,7 @@ static int on_method(mx_conn *c, mx_chan *h, const mx_frame *f, size_t rest, siz
     if ((method >> 16 == 10) != !h) return broken(c, 504, "CHANNEL_ERROR - method on the wrong channel");
     if (!h) return on_connection(c, method, decoded);
     int code = on_channel(c, h, method, decoded);
-    if (!code && h->content == DELIVER)
+    if (!code && method == AMQP_BASIC_DELIVER_METHOD)
         *more = deliver_in_place(c, h, decoded, f->payload + f->size + 1, rest);
     return code;
 }

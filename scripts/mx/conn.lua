@@ -124,14 +124,20 @@ for _, name in ipairs { "bind", "unbind", "bind_exchange", "purge", "delete_queu
   Conn[name] = function(self, ...) return topology[name](self, ...) end
 end
 
--- Orderly: settlements and publishes leave first.
+-- Orderly: handlers finish, settlements and publishes leave; then the links go, and what C held with them.
 function Conn:close()
+  if self.closed then return end
   self.closed = true
+  consume.close_all(self)
+  publish.close_all(self)
   for kind, link in pairs(self.links) do
     self.links[kind] = nil
     local ticket = C.mx_wait_new(turn.waits, 5)
     C.mx_link_close(link, ticket)
     turn.await(ticket)
+  end
+  for i = #M.open, 1, -1 do
+    if M.open[i] == self then table.remove(M.open, i) end
   end
 end
 

@@ -60,9 +60,9 @@ local function remembered(name, f)
   return function(m, self)
     local d = turn.current
     local memo = d and d.memo
-    if not memo or memo.seq ~= self.seq then
-      memo = { seq = self.seq }
-      if d and d.seq == self.seq then d.memo = memo end
+    if not memo or memo.seq ~= self.seq or memo.consumer ~= self.consumer then
+      memo = { seq = self.seq, consumer = self.consumer }
+      if d and d.seq == self.seq and d.number == self.consumer then d.memo = memo end
     end
     if memo[name] == nil then memo[name] = f(m) end
     return memo[name]
@@ -114,19 +114,26 @@ local function json_method(self)
   return value
 end
 
-local function message_type(c)
-  local fields = setmetatable({ queue = function() return c.queue end, consumer_tag = function() return c.tag end },
-                              { __index = getters })
-  return ffi.metatype(ffi.typeof "struct { mx_msg *m; uint32_t seq; }", {
+-- What a handler holds: a slot, its position (a slot is reused), and the consumer's number. One type for all consumers.
+local Ref
+local by_number = {}
+
+local function of_consumer(field)
+  return function(_, self) return by_number[self.consumer][field] end
+end
+getters.queue, getters.consumer_tag = of_consumer "queue", of_consumer "tag"
+
+function M.setup()
+  Ref = ffi.metatype(ffi.typeof "struct { mx_msg *m; uint32_t seq, consumer; }", {
     __index = function(self, name)
       local m = self.m
       if m.seq ~= self.seq or m.verdict ~= 0 then error("msg." .. tostring(name) .. ": already settled", 2) end
-      local get = fields[name]
+      local get = getters[name]
       if get then return get(m, self) end
       if name == "json" then return json_method end
       error("msg has no field '" .. tostring(name) .. "'", 2)
     end,
-    __tostring = function(self) return "msg " .. self.seq .. " of " .. c.queue end,
+    __tostring = function(self) return "msg " .. self.seq .. " of " .. by_number[self.consumer].queue end,
   })
 end
 
@@ -359,7 +366,7 @@ end
 
 local function server(c)
   local d = turn.serve(c)
-  d.delivery = true
+  d.delivery, d.number = true, c.number
   d.on_park = function() limit(c, d) end
   return d
 end
@@ -389,7 +396,7 @@ local RETRY = {
 local Consumer = {}
 Consumer.__index = Consumer
 
-local tags = 0
+local tags, numbers = 0, 0
 
 local function subscribe(c)
   local link, e = c.conn:link("consume")
@@ -419,7 +426,7 @@ local function start(c)
   local ok, e = subscribe(c)
   if not ok then return nil, e end
   c.idle, c.active, c.aside, c.stopping = {}, 0, 0, false
-  c.Ref = message_type(c)
+  c.Ref = Ref
   c.drain = function() drain(c) end
   turn.add_drain(c.drain)
   M.open[#M.open + 1] = c
@@ -442,6 +449,9 @@ function M.consume(conn, queue, options, handler)
     retry = { max = r.max or 5, base = r.base or 1, factor = r.factor or 2, max_delay = r.max_delay or 60,
               jitter = r.jitter ~= false, delay = r.delay },
   }, Consumer)
+  numbers = numbers + 1
+  c.number = numbers
+  by_number[numbers] = c
   c.decide = function(d, seq, verdict, why)
     if d.late then
       unlimit(d)
@@ -498,6 +508,13 @@ function Consumer:stop(timeout)
   turn.await(ticket)
   if left > 0 then return nil, err.new("timeout", left .. " handlers of " .. self.queue .. " still ran") end
   return true
+end
+
+-- Before a connection closes.
+function M.close_all(conn)
+  for _, c in ipairs { unpack(M.open) } do
+    if c.conn == conn then c:stop(5) end
+  end
 end
 
 function Consumer:pause() return self:stop() end

@@ -100,6 +100,7 @@ return function(host)
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
   publish.setup()
+  consume.setup()
   local mx = require "mx"
   loaders()
   xpcalls(err)

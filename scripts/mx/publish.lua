@@ -159,6 +159,7 @@ end
 
 -- Opens the channel, or opens it again after the broker closed it. Parks until the broker is there. true | nil, err
 local function ready(self)
+  if self.conn.closed then return nil, err.new("closed", "publish: the connection is closed") end
   local link, why = self.conn:link("publish")
   if not link then return nil, why end
   if self.pub and self.pub.state == 1 and self.link == link then return true end
@@ -313,6 +314,21 @@ end
 
 function Publisher:publish_async(key, body, opts) return send(self, self.exchange, key, body, opts) end
 function Publisher:publish(key, body, opts) return M.send_and_wait(self, self.exchange, key, body, opts) end
+
+-- Before a connection closes: waits for confirms, then the publishers go.
+function M.close_all(conn)
+  for i = #M.open, 1, -1 do
+    local p = M.open[i]
+    if p.conn == conn then
+      table.remove(M.open, i)
+      local due = C.mx_now() + p.timeout
+      while p.pub and p.pub.seq ~= p.pub.settled and p.pub.state == 1 and C.mx_now() < due do
+        turn.await(C.mx_wait_new(turn.waits, 0.002))
+      end
+      p.pub = nil
+    end
+  end
+end
 
 -- How many publishes of all publishers have not ended.
 function M.pending()

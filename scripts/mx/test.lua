@@ -12,6 +12,7 @@ function M.run(args)
   end
   local ok, e = pcall(function() require "busted.runner" { standalone = false } end)
   os.exit = exit
+  if not ok and e == nil then return 1 end            -- how busted leaves when something failed
   if not ok and e ~= M then error(e, 0) end
   return code or 0
 end

@@ -162,7 +162,7 @@ end
 -- One handler's loop over its deliveries: compiled from this text for each consumer, since what the JIT learns of
 -- one handler (that it cannot be compiled, say) sticks to the loop's prototype. The guard is one xpcall a batch.
 local SERVE = [[
-local inbox, slot, mask, t, Ref, handler, decide, d, band = ...
+local inbox, slot, mask, t, Ref, handler, decide, d, band, number = ...
 return function()
   local tick = t.tick
   while inbox.head ~= inbox.tail do
@@ -171,7 +171,7 @@ return function()
     d.seq = h
     inbox.head = h + 1
     t.work = t.work + 1
-    local verdict, why = handler(Ref(m, h))
+    local verdict, why = handler(Ref(m, h, number))
     if (verdict == nil or verdict == true) and not d.late then
       m.verdict = 1
     else
@@ -187,7 +187,8 @@ end
 function M.serve(c)
   local d = { no = 1, on_idle = c.on_idle }
   local inbox = c.inbox
-  local loop = assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler, c.decide, d, band)
+  local loop = assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler, c.decide,
+    d, band, c.number)
   d.loop = loop
   d.co = co_create(function()
     while true do

@@ -1,4 +1,4 @@
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"
+local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 -- Waits until f() is true, at most a few seconds.
 local function eventually(f)
@@ -29,7 +29,7 @@ on_each_broker("consuming", function(connect, name)
     local c = connect()
     local q = assert(c:queue(name "json", { durable = false }))
     local got
-    assert(c:publish("", q, { id = 12345678901234567, list = mx.json.array {}, map = {}, text = "ü" }))
+    assert(c:publish("", q, { id = 12345678901234567LL, list = mx.json.array {}, map = {}, text = "ü" }))
     assert(c:consume(q, function(m) got = { m.data, m.body } end))
     eventually(function() return got end)
     assert.equal("12345678901234567", tostring(got[1].id):gsub("LL", ""))

@@ -1,6 +1,6 @@
 -- Runs a group of specs on mem:// and on RabbitMQ (MXRUN_SPEC_AMQP), so that both answer alike.
 -- f(connect, name): connect() gives a connection of its own broker, closed after the spec; name(base) a name nobody else uses.
-local describe, after_each = describe, after_each
+-- A spec passes its own describe and after_each, which busted keeps in the environment of the spec file.
 
 local count = 0
 local function name(base)
@@ -8,7 +8,8 @@ local function name(base)
   return ("%s.%d.%d"):format(base, os.time(), count)
 end
 
-return function(what, f)
+return function(describe, after_each)
+  return function(what, f)
   local brokers = { { "mem://", function() count = count + 1 return "mem://spec" .. count end } }
   local amqp = os.getenv "MXRUN_SPEC_AMQP"
   if amqp then brokers[2] = { "RabbitMQ", function() return amqp end } end
@@ -29,5 +30,6 @@ return function(what, f)
         return c
       end, name)
     end)
+  end
   end
 end

@@ -1,4 +1,4 @@
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"
+local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 on_each_broker("publishing", function(connect, name)
   it("returns true once the broker confirmed", function()
