@@ -122,6 +122,7 @@ describe("a script", function()
 
   it("drains on SIGTERM: handlers finish, exit 0", function()
     local text, code = run("-u mem:// " .. script [[
+      require('ffi').cdef 'int getpid(void);'
       assert(mx.queue "q")
       assert(mx.consume("q", function(m)
         io.popen("kill -TERM " .. require("ffi").C.getpid()):close()
@@ -129,14 +130,13 @@ describe("a script", function()
         print "finished"
       end))
       assert(mx.publish("", "q", "x"))
-    ]]:gsub("^", "require('ffi').cdef 'int getpid(void);'\n"))
+    ]])
     assert.equal(0, code)
     assert.equal("finished\n", text)
   end)
 
   it("exits 4 when the drain runs out", function()
     local text, code = run("-u mem:// --drain 0.2 " .. script [[
-      require('ffi').cdef 'int getpid(void);'
       assert(mx.queue "q")
       assert(mx.consume("q", function(m) mx.stop() mx.sleep(20) end))
       assert(mx.publish("", "q", "x"))
