@@ -292,7 +292,7 @@ static mx_inbox *consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     r->base.link = &e->base;
     r->held = mx_zalloc((r->base.inbox.mask + 1) * sizeof *r->held);
     r->prefetch = o->prefetch;
-    r->slice = o->prefetch ? (o->prefetch + 3) / 4 : 1024;
+    r->slice = o->prefetch ? o->prefetch : 1024;
     r->no_ack = !!(o->flags & MX_F_NO_ACK);
     r->next = e->readers;
     e->readers = r;
@@ -529,6 +529,15 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     return seq;
 }
 
+/* Confirms wait while a consumer is about to take more: a publisher that runs ahead of its consumers is held at its
+ * window instead of filling the memory. A consumer without room holds nobody up. */
+static int is_behind(const mx_store *s) {
+    for (const mx_queue *q = s->queues; q; q = q->next)
+        for (const reader *r = q->count ? q->readers : NULL; r; r = r->beside)
+            if (r->base.inbox.state == MX_OPEN && room(r)) return 1;
+    return 0;
+}
+
 static void flush(mx_link *link) {
     embedded *e = (embedded *)link;
     for (reader *r = e->readers; r; r = r->next) {
@@ -537,6 +546,10 @@ static void flush(mx_link *link) {
         double back = ib->requeued;
         settle(r);
         if (r->queue && (ib->settled != before || ib->requeued != back) && r->queue->count) wake(e);
+    }
+    if (is_behind(e->store)) {
+        wake(e);
+        return;
     }
     for (writer *w = e->writers; w; w = w->next) {
         mx_pub *pub = &w->base.confirm.pub;
