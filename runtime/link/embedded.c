@@ -513,7 +513,7 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     if (code) return code;
     mx_message *m = message_of(c, exchange, key, body, props, flags);
     if (!m) return mx_refuse(MX_EVALIDATION, "a property is too long or its table is broken");
-    double seq = mx_confirm_add(c, 0, timeout, 0);
+    double seq = mx_confirm_add(c, mx_clock_us(), timeout, 0);
     wake(e);
     if (mx_store_route(e->store, exchange, key)) {
         close_channel(w, exchange);
@@ -529,12 +529,18 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     return seq;
 }
 
+/* Also when its verdicts were not passed on yet: its link may be flushed after the publisher's. */
+static int will_have_room(const reader *r) {
+    const mx_inbox *ib = &r->base.inbox;
+    return room(r) || (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict);
+}
+
 /* Confirms wait while a consumer is about to take more: a publisher that runs ahead of its consumers is held at its
  * window instead of filling the memory. A consumer without room holds nobody up. */
 static int is_behind(const mx_store *s) {
     for (const mx_queue *q = s->queues; q; q = q->next)
         for (const reader *r = q->count ? q->readers : NULL; r; r = r->beside)
-            if (r->base.inbox.state == MX_OPEN && room(r)) return 1;
+            if (r->base.inbox.state == MX_OPEN && will_have_room(r)) return 1;
     return 0;
 }
 
