@@ -239,7 +239,8 @@ static int deliver(conn *c, channel *ch, uint64_t n) {
 /* A few blocks for each consumer; 1 if the socket would take more. */
 static int pump(conn *c) {
     int more = 0;
-    for (int turn = 0; turn < 4; turn++, more = turn < 4 ? 0 : more) {
+    for (int turn = 0; turn < 4; turn++) {
+        more = 0;
         for (int id = 1; id <= c->last; id++) {
             channel *ch = c->channels[id];
             uint64_t n = ch && c->out_len - c->out_at < OUTPUT_FULL ? deliverable(ch) : 0;
@@ -427,12 +428,16 @@ static void confirm(conn *c) {
     }
 }
 
-/* Every whole frame of the input; -1 if this is no AMQP 0-9-1. */
-static int parse(conn *c) {
+/* Every whole frame of the input. */
+static void parse(conn *c) {
     const uint8_t *p = c->in, *end = c->in + c->in_len;
     if (c->state == GREETING) {
-        if (end - p < 8) return 0;
-        if (memcmp(p, "AMQP\0\0\x09\x01", 8)) return -1;
+        if (end - p < 8) return;
+        if (memcmp(p, "AMQP\0\0\x09\x01", 8)) {
+            put_bytes(room(c, 8), "AMQP\0\0\x09\x01", 8); /* what it should have said */
+            c->state = CLOSING;
+            return;
+        }
         p += 8;
         c->state = OPEN;
         start(c);
@@ -458,7 +463,6 @@ static int parse(conn *c) {
     c->in_len = (size_t)(end - p);
     memmove(c->in, p, c->in_len);
     confirm(c);
-    return 0;
 }
 
 /* Connections */
@@ -493,7 +497,8 @@ static int on_readable(conn *c) {
     if (n == 0) return -1;
     if (c->state > OPEN) return 0;
     c->in_len += (size_t)n;
-    return parse(c);
+    parse(c);
+    return 0;
 }
 
 static void on_event(conn *c, uint32_t events) {
