@@ -9,13 +9,12 @@ local mx = { null = json.null, json = json, log = log, config = {}, test = nil }
 
 -- Connecting
 local default
-mx.default_urls = {}
 
 -- The connection that mx.publish, mx.consume and the rest use.
 local function conn()
   if not default then
     local e
-    default, e = conns.new({ url = mx.default_urls[1] or "mem://" }, 2)
+    default, e = conns.new({ url = mx.default_url() }, 2)
     if not default then error(e, 0) end
   end
   return default

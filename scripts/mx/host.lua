@@ -4,7 +4,6 @@ local ffi = require "ffi"
 local function defaults(host, mx, log)
   local check = require "mx.check"
   log.configure { format = host.log or (host.terminal and "text") or "text", level = host.log_level or "info" }
-  mx.default_urls = host.urls
   for k, v in pairs(host.set) do mx.config[k] = tonumber(v) or v end
   math.randomseed(os.time() + (mx.now() * 1e6) % 1e6)
   return check
@@ -153,6 +152,19 @@ return function(host)
   end
   turn.request_stop = stop
 
+  -- The default connection's URL; only a script that uses it needs one.
+  function mx.default_url()
+    if host.urls[1] then return host.urls[1] end
+    if host.terminal or host.command then
+      io.stderr:write("mxrun: no -u URL given, using mem:// (an embedded broker, this process only)\n")
+      return "mem://"
+    end
+    io.stderr:write("mxrun: no broker: give -u amqp://… or -u mem://\n")
+    finished = true
+    quit(2)
+    task.sleep(60)              -- the loop ends first
+  end
+
   local signals = 0
   function turn.before()
     if t.signals ~= signals then
@@ -204,14 +216,6 @@ return function(host)
   end
 
   strict()
-  if #host.urls == 0 then
-    if not host.terminal then
-      io.stderr:write("mxrun: no broker: give -u amqp://… or -u mem://\n")
-      quit(2)
-      return turn.turn
-    end
-    io.stderr:write("mxrun: no -u URL given, using mem:// (an embedded broker, this process only)\n")
-  end
   local f, e, code = main_chunk(host)
   if not f then
     io.stderr:write("mxrun: ", e, "\n")

@@ -442,7 +442,7 @@ static void parse(conn *c) {
         c->state = OPEN;
         start(c);
     }
-    while (end - p >= 8 && c->state == OPEN) {
+    while (end - p >= 7 && c->state == OPEN) {
         const uint8_t *payload = p + 7;
         uint32_t n = get32(p + 3);
         uint16_t id = get16(p + 1);

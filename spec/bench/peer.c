@@ -66,7 +66,8 @@ typedef struct {
 } moment;
 
 static moment take_moment(void) {
-    moment m = {now_ns(), {{0}, {0}, {0}}};
+    moment m;
+    m.at = now_ns();
     getrusage(RUSAGE_SELF, &m.usage);
     return m;
 }
@@ -182,6 +183,7 @@ static int receive(amqp_connection_state_t c, amqp_envelope_t *into) {
 static void consume(amqp_connection_state_t c) {
     uint64_t n = 0, bytes = 0, tag = 0;
     int unacked = 0;
+    subscribe(c);
     moment start = take_moment();
     for (amqp_envelope_t e; !is_over(start.at, n) && receive(c, &e) == 0; amqp_destroy_envelope(&e)) {
         n++;

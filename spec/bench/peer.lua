@@ -1,134 +1,164 @@
--- The mxrun client of the benchmarks, by the public API only:
---   mxrun spec/bench/peer.lua pub|con|lat -p port -s size -t secs -n count -w window -P -q queue -f prefetch -a ackn -r rate
--- -a 0: no acks; -b: the handler reads #msg.body instead of msg.size. Prints one JSON line.
+-- mxrun as a client to be measured: the flags and the line of JSON of peer.c, and nothing but the public API.
+--   mxrun spec/bench/peer.lua pub|con|lat -p port -s body bytes -t seconds -n messages -w window -P (persistent) -q queue
+--                             -f prefetch -a 0|1 (0: no ack) -r messages a second -b (the handler reads msg.body)
 local ffi = require "ffi"
+
 ffi.cdef [[
-  typedef struct { long sec, usec; } peer_time;
-  typedef struct { peer_time user, sys; long rest[14]; } peer_usage;
-  int getrusage(int who, peer_usage *u);
+  struct bench_usage { long user[2], system[2], rest[14]; };
+  int getrusage(int who, struct bench_usage *into);
 ]]
 
 local mode = arg[1]
-local o = { p = 5672, s = 64, t = 4, w = 256, q = "bench", f = 256, a = 1, r = 1000 }
-do
-  local i = 2
-  while arg[i] do
-    local name = arg[i]:sub(2)
-    if name == "P" or name == "b" then
-      o[name] = true
-      i = i + 1
-    else
-      o[name] = tonumber(arg[i + 1]) or arg[i + 1]
-      i = i + 2
-    end
+local opt = { p = 5672, s = 64, t = 4, n = 0, w = 256, q = "bench", f = 256, a = 1, r = 1000, P = false, b = false }
+local i = 2
+while arg[i] do
+  local flag = arg[i]:match "^%-(%a)$"
+  if not flag or opt[flag] == nil then error("unknown flag " .. arg[i], 0) end
+  if type(opt[flag]) == "boolean" then
+    opt[flag] = true
+  else
+    i = i + 1
+    opt[flag] = flag == "q" and arg[i] or tonumber(arg[i]) or error("-" .. flag .. " needs a number", 0)
   end
+  i = i + 1
 end
 
-local conn = assert(mx.connect { url = ("amqp://guest:guest@127.0.0.1:%d"):format(o.p) })
-assert(conn:queue(o.q, { durable = o.P or false }))
+local now = mx.now
+local usage = ffi.new "struct bench_usage"
 
-local function cpu()
-  local u = ffi.new "peer_usage"
-  ffi.C.getrusage(0, u)
-  return tonumber(u.user.sec * 1e6 + u.user.usec), tonumber(u.sys.sec * 1e6 + u.sys.usec)
+-- Seconds since some start, and microseconds of processor time spent: user, system.
+local function moment()
+  ffi.C.getrusage(0, usage)
+  return { at = now(), user = tonumber(usage.user[0]) * 1e6 + tonumber(usage.user[1]),
+           system = tonumber(usage.system[0]) * 1e6 + tonumber(usage.system[1]) }
 end
 
-local function rss()
+local function peak_rss()
   for line in io.lines "/proc/self/status" do
     local kb = line:match "^VmHWM:%s+(%d+)"
     if kb then return kb / 1024 end
   end
 end
 
-local user0, sys0, start
-local function begin()
-  user0, sys0 = cpu()
-  start = mx.now()
+local function report(n, from, to, more)
+  local secs, each = to.at - from.at, math.max(n, 1)
+  local user, system = (to.user - from.user) / each, (to.system - from.system) / each
+  io.write(('{"client":"mxrun","mode":"%s","size":%d,"n":%d,"secs":%.3f,"rate":%.0f,"user_us":%.3f,"sys_us":%.3f,'
+    .. '"cpu_us":%.3f,"rss_mb":%.1f%s}\n'):format(mode, opt.s, n, secs, n / secs, user, system, user + system,
+                                                   peak_rss(), more or ""))
+  io.flush()
 end
 
-local function report(n, extra)
-  local took = mx.now() - start
-  local user, sys = cpu()
-  local function us(x) return x / math.max(n, 1) end
-  print(('{"client":"mxrun","mode":"%s","size":%d,"n":%d,"secs":%.3f,"rate":%.0f,"user_us":%.3f,"sys_us":%.3f,"cpu_us":%.3f,"rss_mb":%.1f%s}')
-    :format(mode, o.s, n, took, n / took, us(user - user0), us(sys - sys0), us(user + sys - user0 - sys0), rss(), extra or ""))
+local conn = assert(mx.connect { urls = { "amqp://guest:guest@127.0.0.1:" .. opt.p } })
+assert(conn:queue(opt.q, { durable = opt.P }))
+
+local function publisher()
+  return mx.publisher { conn = conn, max_in_flight = opt.w, mandatory = false, persistent = opt.P }
+end
+
+local run = {}
+
+-- Keeps the last `window` receipts; each is looked at when its place is needed again, the rest at the end.
+function run.pub()
+  local p, body, window = publisher(), ("x"):rep(opt.s), opt.w
+  local queue, seconds, count = opt.q, opt.t, opt.n > 0 and opt.n or math.huge
+  local receipts, sent, confirmed = {}, 0, 0
+  assert(p:publish_async(queue, body)):wait()            -- connects
+  local from = moment()
+  local due = opt.n > 0 and math.huge or from.at + seconds
+  while sent < count and (sent % 64 ~= 0 or now() < due) do
+    local place = sent % window + 1
+    local receipt = assert(p:publish_async(queue, body))
+    local old = receipts[place]
+    if old and (old.state == "confirmed" or old:wait()) then confirmed = confirmed + 1 end
+    receipts[place] = receipt
+    sent = sent + 1
+  end
+  mx.wait_all(receipts)
+  local to = moment()
+  for _, receipt in ipairs(receipts) do
+    if receipt.state == "confirmed" then confirmed = confirmed + 1 end
+  end
+  if confirmed < sent then io.stderr:write(("%d of %d were confirmed\n"):format(confirmed, sent)) end
+  report(confirmed, from, to)
   mx.stop()
 end
 
-local function publisher() return mx.publisher { conn = conn, max_in_flight = o.w, mandatory = false, persistent = o.P or false } end
-
-local function pub()
-  local p, body, queue = publisher(), ("x"):rep(o.s), o.q
-  local ring, sent, confirmed = {}, 0, 0
-  for i = 1, o.w do ring[i] = false end
-  begin()
-  local due = start + o.t
-  repeat
-    for i = 1, math.min(o.w, (o.n or math.huge) - sent) do
-      local old = ring[i]
-      if old and old.state == "confirmed" then confirmed = confirmed + 1 end
-      ring[i] = p:publish_async(queue, body)
-      sent = sent + 1
+function run.con()
+  local n, bytes, from, over = 0, 0, nil, false
+  local count, read_body, size = opt.n > 0 and opt.n or math.huge, opt.b, opt.s
+  local done = mx.chan(1)
+  local function finish()
+    if over then return end
+    over = true
+    done:put(moment())
+  end
+  local due = math.huge
+  from = moment()
+  if opt.n == 0 then due = from.at + opt.t end
+  local function count_one()
+    n = n + 1
+    if n >= count or n % 64 == 0 and now() >= due then finish() end
+  end
+  local handler = function(msg)
+    if over then return end
+    bytes = bytes + msg.size
+    count_one()
+  end
+  if read_body then
+    handler = function(msg)
+      if over then return end
+      bytes = bytes + #msg.body
+      count_one()
     end
-  until o.n and sent >= o.n or not o.n and mx.now() >= due
-  for i = 1, o.w do
-    if ring[i] and ring[i]:wait() then confirmed = confirmed + 1 end
   end
-  report(confirmed)
+  assert(conn:consume(opt.q, { prefetch = opt.f, auto_ack = opt.a == 0 }, handler))
+  local to = done:get(opt.n > 0 and 60 or opt.t + 5)
+  over = true
+  if not to then io.stderr:write(("only %d messages came\n"):format(n)) end
+  if bytes ~= n * size then io.stderr:write(("bodies were not of %d bytes\n"):format(size)) end
+  report(n, from, to or moment())
+  mx.stop()
 end
 
-local function con()
-  local n, bytes, most, ended = 0, 0, o.n or math.huge, mx.semaphore(0)
-  local function count(size)
-    n, bytes = n + 1, bytes + size
-    if n == most then ended:release() end
-  end
-  local handler = o.b and function(msg) count(#msg.body) end or function(msg) count(msg.size) end
-  begin()
-  assert(conn:consume(o.q, { prefetch = o.f, auto_ack = o.a == 0 }, handler))
-  ended:acquire(o.n and 60 or o.t)
-  local got = n
-  if bytes ~= n * o.s then io.stderr:write("size mismatch\n") end
-  report(got)
-end
-
-local function percentiles(name, list)
+local function quantiles(name, took, n)
+  local list = {}
+  for k = 1, n do list[k] = took[k - 1] end
   table.sort(list)
-  local out = {}
-  for label, q in pairs { p50 = 0.5, p99 = 0.99, p999 = 0.999 } do
-    out[#out + 1] = (',"%s_%s":%.1f'):format(name, label, list[math.floor((#list - 1) * q) + 1] / 1e3)
-  end
-  return table.concat(out)
+  local function at(q) return (list[math.floor((n - 1) * q) + 1] or 0) * 1e6 end
+  return (',"%s_p50":%.1f,"%s_p99":%.1f,"%s_p999":%.1f'):format(name, at(0.5), name, at(0.99), name, at(0.999))
 end
 
-local function lat()
-  local want = math.floor(o.t * o.r)
-  local confirms, consumes, ended = {}, {}, mx.semaphore(0)
-  local stamp, pad = ffi.new "double[1]", ("x"):rep(o.s - 8)
-  assert(conn:consume(o.q, { prefetch = o.f }, function(msg)
-    local body = msg.body
-    ffi.copy(stamp, body, 8)
-    consumes[#consumes + 1] = (mx.now() - stamp[0]) * 1e9
-    if #consumes == want then ended:release() end
-  end))
+-- The stamp in a body's first 8 bytes is mx.now(): monotonic seconds, as a double.
+function run.lat()
+  local want = math.floor(opt.t * opt.r)
+  local confirms, arrivals = ffi.new("double[?]", want), ffi.new("double[?]", want)
+  local sent, arrived, filler = 0, 0, ("x"):rep(math.max(opt.s - 8, 0))
+  local stamp, all = ffi.new "double[1]", mx.chan(1)
   local p = publisher()
-  p:publish(o.q, ("\0"):rep(o.s))             -- opens the channel; not counted
-  while #consumes == 0 do mx.sleep(0.001) end
-  consumes[1] = nil
-  begin()
-  for i = 1, want do
-    local due = start + (i - 1) / o.r
-    local wait = due - mx.now()
+  assert(conn:consume(opt.q, { prefetch = opt.f }, function(msg)
+    local at = now()
+    ffi.copy(stamp, msg.body, 8)
+    arrivals[arrived] = at - stamp[0]
+    arrived = arrived + 1
+    if arrived == want then all:put(true) end
+  end))
+  mx.sleep(0.3)
+  local from = moment()
+  while sent < want do
+    local wait = from.at + sent / opt.r - now()
     if wait > 0 then mx.sleep(wait) end
-    stamp[0] = mx.now()
-    local sent = stamp[0]
-    assert(p:publish(o.q, ffi.string(stamp, 8) .. pad))
-    confirms[i] = (mx.now() - sent) * 1e9
+    stamp[0] = now()
+    local at = stamp[0]
+    assert(p:publish(opt.q, ffi.string(stamp, 8) .. filler))
+    confirms[sent] = now() - at
+    sent = sent + 1
   end
-  ended:acquire(10)
-  report(want, percentiles("conf", confirms) .. percentiles("cons", consumes))
+  all:get(10)
+  local to = moment()
+  report(arrived, from, to, quantiles("conf", confirms, sent) .. quantiles("cons", arrivals, arrived))
+  mx.stop()
 end
 
-local modes = { pub = pub, con = con, lat = lat }
-if not modes[mode] then error("usage: peer.lua pub|con|lat -p port -s size ...", 0) end
-modes[mode]()
+if not run[mode] then error("peer.lua pub|con|lat, got " .. tostring(mode), 0) end
+run[mode]()

@@ -41,7 +41,7 @@ describe("the command line", function()
   end)
 
   it("wants a broker when nobody is there to read a hint", function()
-    local text, code = run("-e 'print(1)'", "MXRUN_URLS=")
+    local text, code = run("-e 'mx.queue(\"q\")'", "MXRUN_URLS=")
     assert.equal(2, code)
     assert.matches("give %-u amqp://… or %-u mem://", text)
   end)
