@@ -189,8 +189,10 @@ static void on_gaps(mx_timer *t, void *arg) {
 
 static void settle(consumer *c) {
     mx_inbox *ib = &c->base.inbox;
-    if (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict)
+    if (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict) {
         mx_inbox_settle(ib, settles(c), c->line.chan);
+        if (c->line.link->conn->stalled) wake(c->line.link);    /* there is room again for what was held up */
+    }
     if (ib->head - ib->settled > 1 && !c->gaps.place)
         mx_timer_set(timers(c->line.link), &c->gaps, mx_clock_us() + GAP_US);
 }

@@ -510,6 +510,16 @@ function Consumer:stop(timeout)
   return true
 end
 
+-- A consumer that the broker ended (its queue was deleted, say), if any: consumer, err.
+function M.lost()
+  for _, c in ipairs(M.open) do
+    if c.inbox and c.inbox.state == 3 and not c.stopping then
+      return c, err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
+        c.inbox.cancelled ~= 0 and ": the queue was deleted or moved" or ""))
+    end
+  end
+end
+
 -- Before a connection closes.
 function M.close_all(conn)
   for _, c in ipairs { unpack(M.open) } do

@@ -180,7 +180,13 @@ return function(host)
       conns.emit("down", conn, e)
       fail("connection lost: " .. tostring(e))
       finished = true
-      quit(1)
+      return quit(1)
+    end
+    local consumer, why = consume.lost()
+    if consumer and not stopping and not finished then
+      conns.emit("cancelled", consumer, why)
+      fail(tostring(why))
+      stop()
     end
   end
 

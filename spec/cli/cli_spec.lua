@@ -135,6 +135,19 @@ describe("a script", function()
     assert.equal("finished\n", text)
   end)
 
+  it("says so and exits 1 when its queue is deleted under the consumer", function()
+    for _, broker in ipairs { "mem://", os.getenv "MXRUN_SPEC_AMQP" } do
+      local text, code = run("-u " .. broker .. " " .. script [[
+        local q = assert(mx.queue("deleted-under-consumer", { durable = false }))
+        assert(mx.consume(q, function() end))
+        mx.sleep(0.05)
+        assert(mx.delete_queue(q))
+      ]])
+      assert.equal(1, code)
+      assert.matches('the broker ended the consumer of "deleted%-under%-consumer": the queue was deleted', text)
+    end
+  end)
+
   it("exits 4 when the drain runs out", function()
     local text, code = run("-u mem:// --drain 0.2 " .. script [[
       assert(mx.queue "q")

@@ -185,6 +185,19 @@ on_each_broker("consuming", function(connect, name)
     assert.equal(0, c:queue_info(q).messages)
   end)
 
+  it("auto_ack holds the broker back while handlers are slow, and loses nothing", function()
+    local c = connect()
+    local q = assert(c:queue(name "auto-slow", { durable = false }))
+    local n = 0
+    for i = 1, 12000 do assert(c:publish_async("", q, tostring(i))) end
+    assert(c:consume(q, { auto_ack = true }, function(m)
+      n = n + 1
+      assert(m.body == tostring(n))
+      if n % 3000 == 0 then mx.sleep(0.05) end
+    end))
+    eventually(function() return n == 12000 end)
+  end)
+
   it("says what is wrong when the queue is missing", function()
     local c = connect()
     local consumer, e = c:consume(name "missing", function() end)
