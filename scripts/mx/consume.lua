@@ -345,39 +345,42 @@ end
 
 -- After a handler that ran late or waited: its time limit's ticket goes.
 local function unlimit(d)
-  d.late = nil
+  d.late = false
   if d.limit then
     turn.forget(d.limit)
     d.limit = nil
   end
 end
 
-local function limit(c, d)
+-- The time limit of a handler that waits, counted from its first wait.
+local function limit(d)
   if d.limit or d.late then return end
-  d.limit = C.mx_wait_new(turn.waits, c.timeout)
-  turn.notify(d.limit, function()
-    d.limit = nil
-    d.late = true
-    local e = err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
-    fail(c, d.seq, e)
-    turn.wake(d, d.no, turn.RAISE, e)
-  end)
+  d.limit = C.mx_wait_new(turn.waits, d.consumer.timeout)
+  turn.notify(d.limit, d)
 end
 
-local function server(c)
-  local d = turn.serve(c)
-  d.delivery, d.number = true, c.number
-  d.on_park = function() limit(c, d) end
-  return d
+-- A server task is called by the post of its limit: the delivery has failed, and the wait raises.
+local function on_limit(d)
+  local c = d.consumer
+  d.limit = nil
+  d.late = true
+  local e = err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
+  fail(c, d.seq, e)
+  turn.wake(d, d.no, turn.RAISE, e)
+end
+
+-- What all server tasks of a consumer share; thousands may be parked, so each holds little of its own.
+local function shared(c)
+  return { __call = on_limit, __index = { consumer = c, number = c.number, delivery = true, on_park = limit, on_idle = c.on_idle } }
 end
 
 local function drain(c)
   local inbox, t = c.inbox, turn.t
   local tick = t.tick
   while inbox.head ~= inbox.tail and c.active < c.concurrency and not c.stopping do
-    local d = table.remove(c.idle) or server(c)
+    local d = table.remove(c.idle) or turn.serve(c)
     c.active = c.active + 1
-    turn.run(d)
+    turn.run(d, d)
     if t.tick ~= tick then
       t.again = 1
       return
@@ -425,8 +428,8 @@ end
 local function start(c)
   local ok, e = subscribe(c)
   if not ok then return nil, e end
-  c.idle, c.active, c.aside, c.stopping = {}, 0, 0, false
-  c.Ref = Ref
+  c.idle, c.active, c.aside, c.stopping, c.serve = {}, 0, 0, false, nil
+  c.Ref, c.task = Ref, shared(c)
   c.drain = function() drain(c) end
   turn.add_drain(c.drain)
   M.open[#M.open + 1] = c

@@ -36,10 +36,10 @@ local function watch(self, limit)
   C.mx_receipt_watch(self.pub, self.seq, ticket)
   turn.expect(ticket)
   if limit then turn.expect(limit) end
-  local ok, e = pcall(turn.park)
+  local a, e = turn.try_park()
   turn.forget(ticket)
   if limit then turn.forget(limit) end
-  if not ok then error(e, 0) end
+  if a == turn.RAISE then error(e, 0) end
 end
 
 -- true | nil, err

@@ -20,10 +20,10 @@ end
 local function pause(timeout, what)
   local ticket = deadline(timeout)
   turn.current.idle_wait = true
-  local ok, a, b = pcall(turn.park)
+  local a, b = turn.try_park()
   turn.current.idle_wait = nil
   if ticket then turn.forget(ticket) end
-  if not ok then error(a, 0) end
+  if a == turn.RAISE then error(b, 0) end
   if type(a) == "number" and a < 0 then
     if not what then return true end
     return nil, err.new("timeout", what .. ": no answer within " .. timeout .. " s")

@@ -162,8 +162,8 @@ end
 -- One handler's loop over its deliveries: compiled from this text for each consumer, since what the JIT learns of
 -- one handler (that it cannot be compiled, say) sticks to the loop's prototype. The guard is one xpcall a batch.
 local SERVE = [[
-local inbox, slot, mask, t, Ref, handler, decide, d, band, number = ...
-return function()
+local inbox, slot, mask, t, Ref, handler, decide, band, number = ...
+return function(d) return function()
   local tick = t.tick
   while inbox.head ~= inbox.tail do
     local h = inbox.head
@@ -179,23 +179,25 @@ return function()
     end
     if t.tick ~= tick then return end
   end
-end
+end end
 ]]
 
+local function serve(d)
+  local loop, failed = d.loop, d.consumer.failed
+  while true do
+    local ok, e = xpcall(loop, on_error)
+    if ok then co_yield(IDLE) else failed(d, d.seq, e) end
+  end
+end
+
 -- A task that serves the deliveries of the consumer c = { inbox, Ref, handler, decide(d, seq, ...), failed(d, seq, e),
--- on_idle(d) }: it yields IDLE when it has none, and is not counted among the tasks.
+-- task = the metatable that has what its tasks share: consumer, on_idle(d) }: it yields IDLE when it has none, and is not counted among the tasks. Its first run is M.run(d, d).
 function M.serve(c)
-  local d = { no = 1, on_idle = c.on_idle }
   local inbox = c.inbox
-  local loop = assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler, c.decide,
-    d, band, c.number)
-  d.loop = loop
-  d.co = co_create(function()
-    while true do
-      local ok, e = xpcall(loop, on_error)
-      if ok then co_yield(IDLE) else c.failed(d, d.seq, e) end
-    end
-  end)
+  c.serve = c.serve or assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler,
+    c.decide, band, c.number)
+  local d = setmetatable({ no = 1, co = co_create(serve), seq = 0, late = false }, c.task)
+  d.loop = c.serve(d)
   return d
 end
 
@@ -216,8 +218,9 @@ local function inside_what()
   return "a C function"
 end
 
--- Parks the current task; returns what wake passed. Raises when it was cancelled, and where Lua cannot yield.
-function M.park()
+-- Parks the current task; returns what wake passed, RAISE and an error when it was cancelled. Raises where Lua cannot
+-- yield.
+function M.try_park()
   local task = M.current
   if not task then error("cannot wait here: no task is running", 3) end
   if task.on_park then task.on_park(task) end
@@ -228,6 +231,12 @@ function M.park()
     if text:find("attempt to yield", 1, true) then error("cannot wait inside " .. inside_what(), M.level()) end
     error(a, 0)
   end
+  return a, b
+end
+
+-- The same, but raises when the task was cancelled.
+function M.park()
+  local a, b = M.try_park()
   if a == RAISE then error(b, 0) end
   return a, b
 end
@@ -245,10 +254,10 @@ end
 -- Waits for a ticket: code, reply.
 function M.await(ticket)
   M.expect(ticket)
-  local ok, a, b = pcall(M.park)
-  if not ok then
+  local a, b = M.try_park()
+  if a == RAISE then
     M.forget(ticket)
-    error(a, 0)
+    error(b, 0)
   end
   return a, b
 end

@@ -1,6 +1,6 @@
 -- mxrun as a client to be measured: the flags and the line of JSON of peer.c, and nothing but the public API.
---   mxrun spec/bench/peer.lua pub|con|lat -p port -s body bytes -t seconds -n messages -w window -P (persistent) -q queue
---                             -f prefetch -a 0|1 (0: no ack) -r messages a second -b (the handler reads msg.body)
+--   mxrun spec/bench/peer.lua pub|con|lat -p port -s body bytes -t seconds -n messages -w window -P (persistent)
+--                             -q queue -f prefetch -a 0|1 (0: no ack) -r messages a second -b (reads msg.body)
 local ffi = require "ffi"
 
 ffi.cdef [[
@@ -85,7 +85,7 @@ function run.pub()
 end
 
 function run.con()
-  local n, bytes, from, over = 0, 0, nil, false
+  local n, bytes, over = 0, 0, false
   local count, read_body, size = opt.n > 0 and opt.n or math.huge, opt.b, opt.s
   local done = mx.chan(1)
   local function finish()
@@ -93,9 +93,8 @@ function run.con()
     over = true
     done:put(moment())
   end
-  local due = math.huge
-  from = moment()
-  if opt.n == 0 then due = from.at + opt.t end
+  local from = moment()
+  local due = opt.n > 0 and math.huge or from.at + opt.t
   local function count_one()
     n = n + 1
     if n >= count or n % 64 == 0 and now() >= due then finish() end

@@ -54,11 +54,10 @@ describe("tasks", function()
     local n, once = 0, 0
     local t = mx.every(0.005, function() n = n + 1 end)
     mx.after(0.001, function() once = once + 1 end)
-    mx.sleep(0.1)
+    while n < 3 do mx.sleep(0.01) end           -- a busy machine may take its time
     t:cancel()
     local seen = n
     mx.sleep(0.02)
-    assert.is_true(seen >= 3)
     assert.equal(seen, n)
     assert.equal(1, once)
   end)

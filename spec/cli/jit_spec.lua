@@ -1,0 +1,39 @@
+-- The hot loops stay compiled: LuaJIT's own log must not name one of ours as blacklisted.
+local MXRUN = os.getenv "MXRUN" or "build/mxrun"
+
+local HANDLERS = {
+  counts = "n = n + 1",
+  reads = "n = n + #msg.body",
+  loops = "for i = 1, 20 do n = n + i * msg.size end",
+}
+
+describe("a hot loop", function()
+  for what, code in pairs(HANDLERS) do
+    it("is never blacklisted when its handler " .. what, function()
+      local log, path = os.tmpname(), os.tmpname()
+      local f = assert(io.open(path, "w"))
+      f:write(([[
+        require("jit.v").start(%q)
+        assert(mx.queue("hot", { durable = false }))
+        local n, got, all = 0, 0, 300000
+        assert(mx.consume("hot", function(msg) got = got + 1 %s end))
+        for i = 1, all do mx.publish_async("", "hot", "body " .. i) end
+        while got < all do mx.sleep(0.001) end
+        print(got)
+        mx.stop()
+      ]]):format(log, code))
+      f:close()
+      local p = io.popen(("timeout 120 %s -u mem:// %s 2>&1"):format(MXRUN, path))
+      assert.equal("300000\n", p:read "*a")
+      p:close()
+      local compiled
+      for line in io.lines(log) do
+        assert.is_nil(line:match "mx/turn:serve.*blacklisted" and line)
+        compiled = compiled or line:find("mx/turn:serve", 1, true)
+      end
+      assert.is_truthy(compiled)
+      os.remove(log)
+      os.remove(path)
+    end)
+  end
+end)
