@@ -238,6 +238,7 @@ static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t tick
     h->consumer_tag[0] = (uint8_t)n;
     memcpy(h->consumer_tag + 1, o->tag.p, n);
     h->inbox = ib;
+    h->no_ack = (uint8_t)c->no_ack;
     amqp_table_t args = {0};
     amqp_pool_t pool;
     init_amqp_pool(&pool, 4096);

@@ -156,6 +156,7 @@ static void keep(uint8_t to[256], amqp_bytes_t from) {
 
 static void refuse_delivery(mx_chan *h, uint64_t tag) {
     amqp_basic_nack_t nack = {tag, 0, 1};
+    if (h->no_ack) return;
     write_method(h->conn, h->number, AMQP_BASIC_NACK_METHOD, &nack);
 }
 

@@ -31,6 +31,7 @@ struct mx_chan {
     uint8_t content;                    /* what is being assembled: 0, or a method's low byte */
     uint64_t left;                      /* body bytes still to come */
     uint8_t wants_header;
+    uint8_t no_ack;                     /* its consumer does not ack: nothing can be given back */
     uint8_t redelivered;
     uint64_t tag;
     uint8_t exchange[256], key[256], consumer_tag[256];         /* [0] is the length; consumer_tag: of the inbox */

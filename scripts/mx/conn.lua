@@ -68,7 +68,7 @@ function Conn:link(kind)
     return self:link(kind)
   end
   self.opening[kind] = {}
-  local delay, said, e = self.reconnect.base, false, nil
+  local delay, said, e = self.reconnect.base, false -- luacheck: ignore 311
   repeat
     link, e = dial(self)
     if not link and not final(e) then

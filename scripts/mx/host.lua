@@ -106,7 +106,7 @@ return function(host)
   rawset(_G, "mx", mx)
   defaults(host, mx, log)
   local t = turn.t
-  local exit_code, stopping, drain_until, finished = 0, false, nil, false
+  local exit_code, stopping, finished = 0, false, false
   local main_running = true
 
   local function quit(code)
@@ -135,7 +135,6 @@ return function(host)
   local function stop()
     if stopping then return end
     stopping = true
-    drain_until = mx.now() + host.drain
     conns.emit("stop")
     task.stop_all()
     local left = 0

@@ -191,7 +191,8 @@ local function serve(d)
 end
 
 -- A task that serves the deliveries of the consumer c = { inbox, Ref, handler, decide(d, seq, ...), failed(d, seq, e),
--- task = the metatable that has what its tasks share: consumer, on_idle(d) }: it yields IDLE when it has none, and is not counted among the tasks. Its first run is M.run(d, d).
+-- task = the metatable with what its tasks share: consumer, on_idle(d) }. It yields IDLE when it has none, and is not
+-- counted among the tasks. Its first run is M.run(d, d).
 function M.serve(c)
   local inbox = c.inbox
   c.serve = c.serve or assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler,

@@ -185,6 +185,20 @@ on_each_broker("consuming", function(connect, name)
     assert.equal(0, c:queue_info(q).messages)
   end)
 
+  it("stops an auto_ack consumer in the middle without a word about acks", function()
+    local c = connect()
+    local q = assert(c:queue(name "auto-stop", { durable = false }))
+    local n = 0
+    for i = 1, 5000 do assert(c:publish_async("", q, tostring(i))) end
+    local consumer = assert(c:consume(q, { auto_ack = true }, function()
+      n = n + 1
+      if n % 100 == 0 then mx.sleep(0.001) end
+    end))
+    eventually(function() return n > 100 end)
+    assert(consumer:stop())
+    assert.is_true(c:publish("", q, "the connection lives"))
+  end)
+
   it("auto_ack holds the broker back while handlers are slow, and loses nothing", function()
     local c = connect()
     local q = assert(c:queue(name "auto-slow", { durable = false }))
