@@ -8,23 +8,27 @@
 #include "link/store.h"
 #include "message/props.h"
 
+enum { PROPS_MAX = 131052, SLICE_MAX = 1024, STAMP_EVERY = 64, REPLY_TEXT_MAX = 1024 };
 typedef struct embedded embedded;
 
 typedef struct mx_reader {              /* a consumer */
     mx_consumer base;                   /* first */
     struct mx_reader *next;             /* of its link */
     struct mx_reader *beside;           /* of its queue */
-    mx_queue *queue;
+    mx_queue *queue;                    /* where unsettled ones go back; NULL: it is gone */
     mx_held *held;                      /* what each slot of the inbox holds, by position */
     uint64_t tag;
-    uint32_t slice, prefetch;
-    int no_ack, exclusive;
-    char name[256];                     /* of the queue: it may be deleted under the consumer */
+    uint32_t prefetch, slice;
+    uint32_t out;                       /* delivered and not settled: what prefetch limits */
+    uint32_t budget;                    /* of the fill under way */
+    int subscribed, no_ack, exclusive;
 } reader;
 
 typedef struct writer {                 /* a publisher */
     mx_publisher base;                  /* first */
     struct writer *next;
+    uint64_t now_us;                    /* when it published lately: a clock read a message would cost too much */
+    uint32_t stamped;                   /* publishes since then; 0: look again */
 } writer;
 
 struct embedded {
@@ -35,6 +39,8 @@ struct embedded {
     size_t max_body;
 };
 
+static uint32_t rounds;                 /* counts fills of any link */
+
 static mx_waits *waits(embedded *e) { return &e->base.runtime->waits.pub; }
 static void wake(embedded *e) { e->base.runtime->wake(e->base.runtime); }
 
@@ -43,11 +49,16 @@ static void post(embedded *e, uint32_t ticket, mx_reply *r) {
     wake(e);
 }
 
+/* ---- what the broker says: RabbitMQ's codes and words ----------------------------------------------------------- */
+
+#define TEXT(s) (int)(s).n, (const char *)(s).p
+
+static int is(mx_span s, const char *word) { return s.n == strlen(word) && !memcmp(s.p, word, s.n); }
 static mx_reply *done(void) { return mx_reply_new(0, 0, NULL, 0); }
 
 static mx_reply *refused(int reply_code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static mx_reply *refused(int reply_code, const char *format, ...) {
-    char text[600];
+    char text[REPLY_TEXT_MAX];
     va_list list;
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
@@ -56,90 +67,162 @@ static mx_reply *refused(int reply_code, const char *format, ...) {
     return mx_reply_new(code, reply_code, text, strlen(text));
 }
 
-#define TEXT(s) (int)(s).n, (const char *)(s).p
-
-static mx_reply *no_queue(mx_span name) { return refused(404, "NOT_FOUND - no queue '%.*s' in vhost '/'", TEXT(name)); }
-static mx_reply *no_exchange(mx_span name) { return refused(404, "NOT_FOUND - no exchange '%.*s' in vhost '/'", TEXT(name)); }
-
-static mx_reply *unequal(const char *what, const char *kind, mx_span name, int got, int is) {
-    static const char *const words[] = {"false", "true"};
-    return refused(406, "PRECONDITION_FAILED - inequivalent arg '%s' for %s '%.*s' in vhost '/': received '%s' but current is '%s'",
-                   what, kind, TEXT(name), words[!!got], words[!!is]);
+static mx_reply *no_queue(mx_span name) {
+    return refused(404, "NOT_FOUND - no queue '%.*s' in vhost '/'", TEXT(name));
+}
+static mx_reply *no_exchange(mx_span name) {
+    return refused(404, "NOT_FOUND - no exchange '%.*s' in vhost '/'", TEXT(name));
+}
+static mx_reply *is_default(void) {
+    return refused(403, "ACCESS_REFUSED - operation not permitted on the default exchange");
 }
 
-/* ---- arguments ---------------------------------------------------------------------------------------------------- */
+static mx_reply *unequal(const char *what, const char *kind, mx_span name, const char *got, const char *current) {
+    return refused(406,
+                   "PRECONDITION_FAILED - inequivalent arg '%s' for %s '%.*s' in vhost '/': received '%s' but current "
+                   "is '%s'",
+                   what, kind, TEXT(name), got, current);
+}
 
-typedef struct argument {
+/* NULL when a flag is as it was declared. */
+static mx_reply *flag_differs(const char *what, const char *kind, mx_span name, int got, int current) {
+    static const char *const words[] = {"false", "true"};
+    return got == current ? NULL : unequal(what, kind, name, words[got], words[current]);
+}
+
+/* ---- arguments -------------------------------------------------------------------------------------------------- */
+
+typedef struct given {                  /* an argument on the wire */
     mx_span key;
     mx_span text;                       /* of a string */
     int64_t number;
-} argument;
+    int type;
+} given;
 
-static uint64_t number(const uint8_t *p, size_t n) {
+static const char *const known[MX_ARGS] = {"x-message-ttl", "x-expires", "x-dead-letter-exchange",
+                                           "x-dead-letter-routing-key"};
+
+static int64_t number(const uint8_t *p, size_t n) {
     uint64_t v = 0;
     while (n--) v = v << 8 | *p++;
-    return v;
+    return (int64_t)v;
 }
 
-/* The next entry of a checked table: bytes used, 0 at the end or at a type that no argument has. */
-static size_t next_argument(const uint8_t *p, size_t n, argument *out) {
-    if (n < 2) return 0;
+/* The next entry of a checked table: bytes used; 0 for a type that no argument here has. */
+static size_t next_given(const uint8_t *p, given *out) {
     size_t k = p[0];
     const uint8_t *v = p + 2 + k;
-    *out = (argument){.key = {p + 1, k}};
-    switch (p[1 + k]) {
-    case 'S': out->text = (mx_span){v + 4, number(v, 4)}; return k + 6 + out->text.n;
-    case 'l': case 'L': case 'T': out->number = (int64_t)number(v, 8); return k + 10;
+    *out = (given){.key = {p + 1, k}, .type = p[1 + k]};
+    switch (out->type) {
+    case 'S': out->text = (mx_span){v + 4, (size_t)number(v, 4)}; return k + 6 + out->text.n;
+    case 'l': case 'L': case 'T': out->number = number(v, 8); return k + 10;
     case 'I': out->number = (int32_t)number(v, 4); return k + 6;
-    case 'i': out->number = (int64_t)number(v, 4); return k + 6;
+    case 'i': out->number = number(v, 4); return k + 6;
     case 's': out->number = (int16_t)number(v, 2); return k + 4;
-    case 'u': out->number = (int64_t)number(v, 2); return k + 4;
-    case 'b': case 'B': case 't': out->number = *v; return k + 3;
+    case 'u': out->number = number(v, 2); return k + 4;
+    case 'b': out->number = (int8_t)*v; return k + 3;
+    case 'B': case 't': out->number = *v; return k + 3;
+    case 'V': return k + 2;
+    case 'f': return k + 6;
+    case 'd': return k + 10;
     }
     return 0;
 }
 
-static int is(mx_span s, const char *word) { return s.n == strlen(word) && !memcmp(s.p, word, s.n); }
+static int is_text(int i) { return i == MX_ARG_DEAD_EXCHANGE || i == MX_ARG_DEAD_KEY; }
+static int is_integer(int type) { return type && strchr("lLIisubB", type) != NULL; }
 
-typedef struct settings {
-    int64_t ttl_ms, expires_ms;
-    mx_span dead_exchange, dead_key;
-} settings;
+static mx_reply *invalid(mx_span queue, const char *key, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static mx_reply *invalid(mx_span queue, const char *key, const char *format, ...) {
+    char why[80];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(why, sizeof why, format, list);
+    va_end(list);
+    return refused(406, "PRECONDITION_FAILED - invalid arg '%s' for queue '%.*s' in vhost '/': %s", key, TEXT(queue),
+                   why);
+}
+
+static mx_reply *keep(mx_span queue, int i, const given *g, mx_arg *arg) {
+    if (is_text(i) ? g->type != 'S' : !is_integer(g->type)) return invalid(queue, known[i], "unacceptable_type");
+    if (g->number < 0) return invalid(queue, known[i], "{value_negative,%lld}", (long long)g->number);
+    if (i == MX_ARG_EXPIRES && !g->number) return invalid(queue, known[i], "{value_zero,0}");
+    if (!is_text(i) && g->number > UINT32_MAX)
+        return invalid(queue, known[i], "{value_too_big,%lld}", (long long)g->number);
+    if (is_text(i) && g->text.n > 255) return invalid(queue, known[i], "longer than 255 bytes");
+    free(arg->text);
+    *arg = (mx_arg){g->type, g->number, g->type == 'S' ? mx_strndup(g->text.p, g->text.n) : NULL};
+    return NULL;
+}
+
+static int is_harmless(const given *g) {
+    if (is(g->key, "x-queue-type")) return g->type == 'S' && (is(g->text, "classic") || is(g->text, "quorum"));
+    return is(g->key, "x-queue-mode") || g->key.n < 2 || memcmp(g->key.p, "x-", 2);
+}
+
+static mx_reply *unknown(mx_span key) { return refused(0, "mem:// does not know %.*s", TEXT(key)); }
+
+static mx_reply *read_arg(mx_span queue, const given *g, mx_arg *args) {
+    for (int i = 0; i < MX_ARGS; i++)
+        if (is(g->key, known[i])) return keep(queue, i, g, &args[i]);
+    return is_harmless(g) ? NULL : unknown(g->key);
+}
 
 /* NULL, or why not: nothing that changes what a queue does is passed over in silence. */
-static mx_reply *read_settings(mx_span args, settings *s) {
-    argument a;
-    *s = (settings){-1, -1, {0}, {0}};
-    for (size_t used; args.n; args.p += used, args.n -= used) {
-        used = next_argument(args.p, args.n, &a);
-        if (!used) return refused(0, "mem:// cannot read the type of an argument");
-        if (is(a.key, "x-message-ttl")) s->ttl_ms = a.number;
-        else if (is(a.key, "x-expires")) s->expires_ms = a.number;
-        else if (is(a.key, "x-dead-letter-exchange")) s->dead_exchange = a.text.p ? a.text : (mx_span){(const uint8_t *)"", 0};
-        else if (is(a.key, "x-dead-letter-routing-key")) s->dead_key = a.text;
-        else if (!is(a.key, "x-queue-type") && !is(a.key, "x-queue-mode") && a.key.n > 1 && !memcmp(a.key.p, "x-", 2))
-            return refused(0, "mem:// does not know %.*s", TEXT(a.key));
+static mx_reply *read_args(mx_span queue, mx_span table, mx_arg *args) {
+    given g;
+    mx_reply *bad = NULL;
+    for (size_t used; table.n && !bad; table.p += used, table.n -= used) {
+        if (!(used = next_given(table.p, &g))) return unknown(g.key);
+        bad = read_arg(queue, &g, args);
+    }
+    return bad;
+}
+
+static int equal(const mx_arg *a, const mx_arg *b) {
+    if (!a->type || !b->type) return a->type == b->type;
+    return a->number == b->number && (!a->text || !strcmp(a->text, b->text));
+}
+
+/* RabbitMQ names the type only when the other side has no value. */
+static void describe(const mx_arg *a, const mx_arg *other, char *to, size_t size) {
+    const char *type = a->type == 'S' ? "longstr" : a->type == 'l' ? "long" : "signedint";
+    char value[260];
+    if (a->text) snprintf(value, sizeof value, "%s", a->text);
+    else snprintf(value, sizeof value, "%lld", (long long)a->number);
+    if (!a->type) snprintf(to, size, "none");
+    else if (other->type) snprintf(to, size, "'%s'", value);
+    else snprintf(to, size, "the value '%s' of type '%s'", value, type);
+}
+
+static mx_reply *args_differ(const mx_queue *q, const mx_arg *args) {
+    char got[320], current[320];
+    int i = 0;
+    while (i < MX_ARGS && equal(&args[i], &q->arg[i])) i++;
+    if (i == MX_ARGS) return NULL;
+    describe(&args[i], &q->arg[i], got, sizeof got);
+    describe(&q->arg[i], &args[i], current, sizeof current);
+    return refused(406,
+                   "PRECONDITION_FAILED - inequivalent arg '%s' for queue '%s' in vhost '/': received %s but current "
+                   "is %s",
+                   known[i], q->named.name, got, current);
+}
+
+/* Exchanges and consumers know no arguments here. */
+static mx_reply *no_args(mx_span table) {
+    given g;
+    for (size_t used; table.n; table.p += used, table.n -= used) {
+        if (!(used = next_given(table.p, &g))) return unknown(g.key);
+        if (is(g.key, "x-priority") && !g.number) continue;
+        if (is(g.key, "alternate-exchange") || (g.key.n > 1 && !memcmp(g.key.p, "x-", 2))) return unknown(g.key);
     }
     return NULL;
 }
 
-static int differs(const char *a, mx_span b) {
-    if (!a || !b.p) return (a != NULL) != (b.p != NULL);
-    return strlen(a) != b.n || memcmp(a, b.p, b.n);
-}
+/* ---- queues ----------------------------------------------------------------------------------------------------- */
 
-static const char *differing(const mx_queue *q, const settings *s) {
-    if (q->ttl_ms != s->ttl_ms) return "x-message-ttl";
-    if (q->expires_ms != s->expires_ms) return "x-expires";
-    if (differs(q->dead_exchange, s->dead_exchange)) return "x-dead-letter-exchange";
-    if (differs(q->dead_key, s->dead_key)) return "x-dead-letter-routing-key";
-    return NULL;
-}
-
-/* ---- calls -------------------------------------------------------------------------------------------------------- */
-
-static mx_reply *counts(mx_queue *q) {
-    mx_reply *r = mx_reply_new(0, 0, q->name, strlen(q->name));
+static mx_reply *counts(const mx_queue *q) {
+    mx_reply *r = mx_reply_new(0, 0, q->named.name, q->named.size);
     r->messages = q->count;
     r->consumers = q->consumers;
     return r;
@@ -147,231 +230,303 @@ static mx_reply *counts(mx_queue *q) {
 
 static int is_reserved(mx_span name) { return name.n >= 4 && !memcmp(name.p, "amq.", 4); }
 
-static mx_reply *locked(embedded *e, mx_queue *q) {
-    if (!q->owner || q->owner == e) return NULL;
-    return refused(405, "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '%s' in vhost '/'", q->name);
+static mx_reply *locked(const mx_queue *q) {
+    return refused(405,
+                   "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '%s' in vhost '/'. It could be "
+                   "originally declared on another connection or the exclusive property value does not match that of "
+                   "the original declaration.",
+                   q->named.name);
 }
 
-static mx_reply *existing_queue(embedded *e, mx_queue *q, const mx_call *c, const settings *s) {
-    mx_reply *lock = locked(e, q);
-    if (lock) return lock;
+static int is_locked(const embedded *e, const mx_queue *q) { return q->owner && q->owner != e; }
+
+/* The queue, or NULL and why not: the part of every operation that works on one. */
+static mx_queue *open_queue(embedded *e, mx_span name, mx_reply **why) {
+    mx_queue *q = mx_store_queue(e->store, name);
+    if (!q) *why = no_queue(name);
+    else if (is_locked(e, q)) *why = locked(q);
+    else return q;
+    return NULL;
+}
+
+static mx_reply *declare_again(embedded *e, mx_queue *q, const mx_call *c, const mx_arg *args) {
+    int durable = !!(c->flags & MX_F_DURABLE), auto_delete = !!(c->flags & MX_F_AUTO_DELETE);
+    if (is_locked(e, q)) return locked(q);
     if (c->flags & MX_F_PASSIVE) return counts(q);
-    int durable = !!(c->flags & MX_F_DURABLE), auto_delete = !!(c->flags & MX_F_AUTO_DELETE), exclusive = !!(c->flags & MX_F_EXCLUSIVE);
-    if (durable != q->durable) return unequal("durable", "queue", c->name, durable, q->durable);
-    if (exclusive != !!q->owner) return unequal("exclusive", "queue", c->name, exclusive, !!q->owner);
-    if (auto_delete != q->auto_delete) return unequal("auto_delete", "queue", c->name, auto_delete, q->auto_delete);
-    const char *arg = differing(q, s);
-    if (arg) return refused(406, "PRECONDITION_FAILED - inequivalent arg '%s' for queue '%s' in vhost '/'", arg, q->name);
+    mx_reply *bad = flag_differs("durable", "queue", c->name, durable, q->durable);
+    if (!bad && !!(c->flags & MX_F_EXCLUSIVE) != !!q->owner) bad = locked(q);
+    if (!bad) bad = flag_differs("auto_delete", "queue", c->name, auto_delete, q->auto_delete);
+    if (!bad) bad = args_differ(q, args);
+    if (bad) return bad;
     mx_queue_used(q);
+    return counts(q);
+}
+
+static mx_reply *declare_first(embedded *e, const mx_call *c, const mx_arg *args) {
+    if (c->flags & MX_F_PASSIVE) return no_queue(c->name);
+    if (is_reserved(c->name))
+        return refused(403, "ACCESS_REFUSED - queue name '%.*s' contains reserved prefix 'amq.*'", TEXT(c->name));
+    if (args[MX_ARG_DEAD_KEY].type && !args[MX_ARG_DEAD_EXCHANGE].type)
+        return invalid(c->name, known[MX_ARG_DEAD_KEY], "routing_key_but_no_dlx_defined");
+    mx_queue *q = mx_queue_new(e->store, c->name, args);
+    q->durable = !!(c->flags & MX_F_DURABLE);
+    q->auto_delete = !!(c->flags & MX_F_AUTO_DELETE);
+    q->owner = c->flags & MX_F_EXCLUSIVE ? e : NULL;
     return counts(q);
 }
 
 static mx_reply *declare_queue(embedded *e, const mx_call *c) {
-    settings s;
-    mx_reply *bad = read_settings(c->args, &s);
-    if (bad) return bad;
+    mx_arg args[MX_ARGS] = {{0}};
     mx_queue *q = c->name.n ? mx_store_queue(e->store, c->name) : NULL;
-    if (q) return existing_queue(e, q, c, &s);
-    if (c->flags & MX_F_PASSIVE) return no_queue(c->name);
-    if (is_reserved(c->name))
-        return refused(403, "ACCESS_REFUSED - queue name '%.*s' contains reserved prefix 'amq.*'", TEXT(c->name));
-    q = mx_queue_new(e->store, c->name);
-    q->durable = !!(c->flags & MX_F_DURABLE);
-    q->auto_delete = !!(c->flags & MX_F_AUTO_DELETE);
-    q->owner = c->flags & MX_F_EXCLUSIVE ? e : NULL;
-    q->ttl_ms = s.ttl_ms;
-    q->expires_ms = s.expires_ms;
-    if (s.dead_exchange.p) q->dead_exchange = mx_strndup(s.dead_exchange.p, s.dead_exchange.n);
-    if (s.dead_key.p) q->dead_key = mx_strndup(s.dead_key.p, s.dead_key.n);
-    mx_queue_used(q);
-    return counts(q);
+    mx_reply *r = c->flags & MX_F_PASSIVE ? NULL : read_args(c->name, c->args, args);
+    if (!r) r = q ? declare_again(e, q, c, args) : declare_first(e, c, args);
+    for (int i = 0; i < MX_ARGS; i++) free(args[i].text);
+    return r;
 }
 
+static mx_reply *delete_queue(embedded *e, const mx_call *c) {
+    mx_queue *q = mx_store_queue(e->store, c->name);
+    if (!q) return done();
+    if (is_locked(e, q)) return locked(q);
+    mx_reply *r = counts(q);
+    mx_queue_delete(q);
+    return r;
+}
+
+static mx_reply *purge(embedded *e, const mx_call *c) {
+    mx_reply *r = NULL;
+    mx_queue *q = open_queue(e, c->name, &r);
+    if (!q) return r;
+    r = done();
+    r->messages = mx_queue_purge(q);
+    return r;
+}
+
+/* ---- exchanges -------------------------------------------------------------------------------------------------- */
+
+static const char *const types[] = {"direct", "fanout", "topic", "headers"};
+
 static int type_of(mx_span name) {
-    static const char *const names[] = {"direct", "fanout", "topic", "headers"};
-    for (int i = 0; i < 4; i++)
-        if (is(name, names[i])) return i;
+    for (int i = MX_EX_DIRECT; i <= MX_EX_HEADERS; i++)
+        if (is(name, types[i])) return i;
     return -1;
+}
+
+static mx_reply *exchange_again(const mx_exchange *x, const mx_call *c, int type) {
+    mx_reply *bad = NULL;
+    if (x->type != type) return unequal("type", "exchange", c->name, types[type], types[x->type]);
+    bad = flag_differs("durable", "exchange", c->name, !!(c->flags & MX_F_DURABLE), x->durable);
+    if (!bad)
+        bad = flag_differs("auto_delete", "exchange", c->name, !!(c->flags & MX_F_AUTO_DELETE), x->auto_delete);
+    if (!bad) bad = flag_differs("internal", "exchange", c->name, !!(c->flags & MX_F_INTERNAL), x->internal);
+    return bad ? bad : done();
 }
 
 static mx_reply *declare_exchange(embedded *e, const mx_call *c) {
     mx_exchange *x = mx_store_exchange(e->store, c->name);
-    int type = type_of(c->source), durable = !!(c->flags & MX_F_DURABLE);
-    if (!c->name.n) return refused(403, "ACCESS_REFUSED - operation not permitted on the default exchange");
+    mx_reply *bad;
+    int type = type_of(c->source);
+    if (!c->name.n) return is_default();
     if (c->flags & MX_F_PASSIVE) return x ? done() : no_exchange(c->name);
-    if (type < 0) return refused(503, "COMMAND_INVALID - invalid exchange type '%.*s'", TEXT(c->source));
-    if (type == MX_EX_HEADERS || c->args.n) return refused(0, "mem:// does not know headers exchanges and exchange arguments");
-    if (x && x->type != type)
-        return refused(406, "PRECONDITION_FAILED - inequivalent arg 'type' for exchange '%s' in vhost '/'", x->name);
-    if (x && x->durable != durable) return unequal("durable", "exchange", c->name, durable, x->durable);
-    if (x) return done();
+    if (type < 0) return refused(503, "COMMAND_INVALID - unknown exchange type '%.*s'", TEXT(c->source));
+    if ((bad = no_args(c->args))) return bad;
+    if (x) return exchange_again(x, c, type);
+    if (type == MX_EX_HEADERS) return refused(0, "mem:// does not know headers exchanges");
     if (is_reserved(c->name))
         return refused(403, "ACCESS_REFUSED - exchange name '%.*s' contains reserved prefix 'amq.*'", TEXT(c->name));
     x = mx_exchange_new(e->store, c->name, type);
-    x->durable = durable;
+    x->durable = !!(c->flags & MX_F_DURABLE);
     x->auto_delete = !!(c->flags & MX_F_AUTO_DELETE);
     x->internal = !!(c->flags & MX_F_INTERNAL);
+    return done();
+}
+
+static mx_reply *delete_exchange(embedded *e, const mx_call *c) {
+    mx_exchange *x = mx_store_exchange(e->store, c->name);
+    if (!c->name.n) return is_default();
+    if (x && is_reserved(c->name))
+        return refused(403, "ACCESS_REFUSED - deletion of system exchange '%.*s' in vhost '/' not allowed",
+                       TEXT(c->name));
+    if (x) mx_exchange_delete(e->store, x);
     return done();
 }
 
 static mx_reply *bind_to(embedded *e, const mx_call *c) {
     mx_exchange *from = mx_store_exchange(e->store, c->source), *target = NULL;
     mx_queue *q = NULL;
-    if (!c->source.n) return refused(403, "ACCESS_REFUSED - operation not permitted on the default exchange");
-    if (c->op == MX_BIND_EXCHANGE) {
-        target = mx_store_exchange(e->store, c->name);
-        if (!target) return no_exchange(c->name);
-    } else {
-        q = mx_store_queue(e->store, c->name);
-        if (!q) return c->op == MX_UNBIND ? done() : no_queue(c->name);
-    }
-    if (!from) return c->op == MX_UNBIND ? done() : no_exchange(c->source);
-    if (c->op == MX_UNBIND) mx_store_unbind(e->store, from, q, c->key);
-    else mx_store_bind(e->store, from, q, target, c->key);
+    mx_reply *bad = NULL;
+    if (!c->source.n || (c->op == MX_BIND_EXCHANGE && !c->name.n)) return is_default();
+    if (c->op == MX_BIND_EXCHANGE && !(target = mx_store_exchange(e->store, c->name))) return no_exchange(c->name);
+    if (c->op == MX_BIND && !(q = open_queue(e, c->name, &bad))) return bad;
+    if (!from) return no_exchange(c->source);
+    if (from->type == MX_EX_HEADERS) return refused(0, "mem:// does not know headers exchanges");
+    mx_store_bind(e->store, from, q, target, c->key);
     return done();
 }
 
-static void lose_readers(mx_queue *q) {
-    for (reader *r = q->readers; r; r = r->beside) {
-        r->queue = NULL;
-        r->base.inbox.cancelled = 1;
-        r->base.inbox.state = MX_CLOSED;
-    }
-    q->readers = NULL;
-}
-
-static mx_reply *delete_queue(embedded *e, const mx_call *c) {
+static mx_reply *unbind(embedded *e, const mx_call *c) {
+    mx_exchange *from = mx_store_exchange(e->store, c->source);
     mx_queue *q = mx_store_queue(e->store, c->name);
-    if (!q) return done();
-    mx_reply *lock = locked(e, q);
-    if (lock) return lock;
-    mx_reply *r = counts(q);
-    lose_readers(q);
-    mx_queue_delete(q);
-    return r;
+    if (!c->source.n) return is_default();
+    if (q && is_locked(e, q)) return locked(q);
+    if (from && q) mx_store_unbind(e->store, from, q, NULL, c->key);
+    return done();
 }
 
 static mx_reply *answer(embedded *e, const mx_call *c) {
-    mx_queue *q;
-    mx_exchange *x;
-    mx_reply *r;
     switch (c->op) {
     case MX_DECLARE_QUEUE: return declare_queue(e, c);
     case MX_DECLARE_EXCHANGE: return declare_exchange(e, c);
-    case MX_BIND: case MX_UNBIND: case MX_BIND_EXCHANGE: return bind_to(e, c);
+    case MX_BIND: case MX_BIND_EXCHANGE: return bind_to(e, c);
+    case MX_UNBIND: return unbind(e, c);
+    case MX_PURGE: return purge(e, c);
     case MX_DELETE_QUEUE: return delete_queue(e, c);
-    case MX_DELETE_EXCHANGE:
-        if (!c->name.n || is_reserved(c->name)) return refused(403, "ACCESS_REFUSED - operation not permitted on this exchange");
-        x = mx_store_exchange(e->store, c->name);
-        if (x) mx_exchange_delete(e->store, x);
-        return done();
-    case MX_PURGE:
-        q = mx_store_queue(e->store, c->name);
-        if (!q) return no_queue(c->name);
-        r = done();
-        r->messages = mx_queue_purge(q);
-        return r;
+    case MX_DELETE_EXCHANGE: return delete_exchange(e, c);
     }
-    return refused(503, "COMMAND_INVALID - unknown operation");
+    return NULL;
 }
 
 static int call(mx_link *link, const mx_call *c, uint32_t ticket) {
     embedded *e = (embedded *)link;
+    if (c->name.n > 255 || c->source.n > 255 || c->key.n > 255)
+        return mx_refuse(MX_EVALIDATION, "a name or an argument is too long for AMQP");
     if (mx_table_check(c->args.p, c->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
-    post(e, ticket, answer(e, c));
+    mx_reply *r = answer(e, c);
+    if (!r) return mx_refuse(MX_EINTERNAL, "unknown operation %u", c->op);
+    post(e, ticket, r);
     return 0;
 }
 
-/* ---- consuming ------------------------------------------------------------------------------------------------------ */
+/* ---- consuming -------------------------------------------------------------------------------------------------- */
+
+/* A parked handler holds its slot but not the prefetch: twice the room lets what is behind it go on. */
+static uint32_t ring_of(uint32_t prefetch) { return prefetch > UINT32_MAX / 2 ? prefetch : 2 * prefetch; }
+
+static reader *new_reader(embedded *e, const mx_consume *o) {
+    reader *r = mx_zalloc(sizeof *r);
+    mx_inbox_init(&r->base.inbox, ring_of(o->prefetch));
+    r->base.link = &e->base;
+    r->held = mx_zalloc((r->base.inbox.mask + 1) * sizeof *r->held);
+    r->prefetch = o->prefetch && o->prefetch <= r->base.inbox.mask ? o->prefetch : r->base.inbox.mask + 1;
+    r->slice = o->prefetch ? o->prefetch : SLICE_MAX;
+    if (r->slice > SLICE_MAX) r->slice = SLICE_MAX;
+    r->no_ack = !!(o->flags & MX_F_NO_ACK);
+    r->exclusive = !!(o->flags & MX_F_EXCLUSIVE);
+    r->next = e->readers;
+    e->readers = r;
+    return r;
+}
+
+static int in_exclusive_use(const mx_queue *q) {
+    for (const reader *r = q->readers; r; r = r->beside)
+        if (r->subscribed && r->exclusive) return 1;
+    return 0;
+}
+
+static mx_reply *subscribe(embedded *e, reader *r, const mx_consume *o) {
+    mx_reply *bad = NULL;
+    mx_queue *q = open_queue(e, o->queue, &bad);
+    if (!bad) bad = mx_table_check(o->args.p, o->args.n) ? refused(0, "broken arguments") : no_args(o->args);
+    if (!bad && ((r->exclusive && q->consumers) || in_exclusive_use(q)))
+        bad = refused(403, "ACCESS_REFUSED - queue '%s' in vhost '/' in exclusive use", q->named.name);
+    if (bad) return bad;
+    reader **last = &q->readers;
+    while (*last) last = &(*last)->beside;
+    *last = r;
+    r->queue = q;
+    r->subscribed = 1;
+    q->consumers++;
+    return NULL;
+}
 
 static mx_inbox *consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     embedded *e = (embedded *)link;
-    reader *r = mx_zalloc(sizeof *r);
-    mx_queue *q = mx_store_queue(e->store, o->queue);
-    mx_inbox_init(&r->base.inbox, o->prefetch);
-    r->base.link = &e->base;
-    r->held = mx_zalloc((r->base.inbox.mask + 1) * sizeof *r->held);
-    r->prefetch = o->prefetch;
-    r->slice = o->prefetch ? o->prefetch : 1024;
-    r->no_ack = !!(o->flags & MX_F_NO_ACK);
-    r->next = e->readers;
-    e->readers = r;
-    mx_reply *bad = q ? locked(e, q) : no_queue(o->queue);
-    if (!bad && ((o->flags & MX_F_EXCLUSIVE && q->consumers) || (q->readers && q->readers->exclusive)))
-        bad = refused(403, "ACCESS_REFUSED - queue '%s' in vhost '/' in exclusive use", q->name);
-    if (bad) {
-        r->base.inbox.state = MX_CLOSED;
-        post(e, ticket, bad);
-        return &r->base.inbox;
-    }
-    r->queue = q;
-    r->exclusive = !!(o->flags & MX_F_EXCLUSIVE);
-    r->beside = q->readers;
-    q->readers = r;
-    q->consumers++;
-    q->had_consumer = 1;
-    r->base.inbox.state = MX_OPEN;
-    post(e, ticket, done());
+    reader *r = new_reader(e, o);
+    mx_reply *bad = subscribe(e, r, o);
+    r->base.inbox.state = bad ? MX_CLOSED : MX_OPEN;
+    post(e, ticket, bad ? bad : done());
     return &r->base.inbox;
+}
+
+/* The queue dies: what is delivered may still be read, its verdicts lead nowhere. */
+static void lose_readers(mx_queue *q) {
+    for (reader *r = q->readers; r; r = r->beside) {
+        r->queue = NULL;
+        if (!r->subscribed) continue;
+        r->subscribed = 0;
+        r->base.inbox.cancelled = 1;
+        r->base.inbox.state = MX_CLOSED;
+        wake((embedded *)r->base.link);
+    }
+    q->readers = q->turn = NULL;
+}
+
+static void unsubscribe(reader *r) {
+    mx_queue *q = r->queue;
+    if (!r->subscribed) return;
+    r->subscribed = 0;
+    q->consumers--;
+    mx_queue_used(q);
+    if (q->auto_delete && !q->consumers) mx_queue_delete(q);
 }
 
 static void leave_queue(reader *r) {
     mx_queue *q = r->queue;
     if (!q) return;
-    for (reader **at = &q->readers; *at; at = &(*at)->beside)
-        if (*at == r) {
-            *at = r->beside;
-            break;
-        }
+    reader **at = &q->readers;
+    while (*at != r) at = &(*at)->beside;
+    *at = r->beside;
+    if (q->turn == r) q->turn = r->beside;
     r->queue = NULL;
-    q->consumers--;
-    mx_queue_used(q);
-    if (q->auto_delete && q->had_consumer && !q->consumers) mx_queue_delete(q);
 }
 
-static void take_back(reader *r, uint32_t i) {
+/* Ends what the reader held at a position: its message goes on to whom the verdict says. */
+static void conclude(reader *r, uint32_t i, int verdict) {
     mx_msg *m = mx_inbox_at(&r->base.inbox, i);
-    mx_message *message = m->own;
+    mx_held *h = &r->held[i & r->base.inbox.mask];
     m->own = NULL;
-    if (r->queue) mx_queue_return(r->queue, message, r->held[i & r->base.inbox.mask].place);
-    else mx_message_unref(message);
+    r->out--;
+    if (verdict == MX_ACK || !r->queue || r->no_ack) mx_message_unref(h->message);
+    else if (verdict == MX_REJECT) mx_queue_bury(r->queue, h->message, "rejected");
+    else mx_queue_return(r->queue, h);   /* also MX_FORGET: the broker never heard of it */
 }
 
-/* Passes on the verdicts from settled to head; out of order ones at once, and their slots are freed in order. */
-static void settle(reader *r) {
+/* A settled one, once; it stays in the ring until those before it are settled too. 1: the queue may have changed. */
+static int pass_on(reader *r, uint32_t i) {
     mx_inbox *ib = &r->base.inbox;
-    for (uint32_t i = ib->settled; i != ib->head; i++) {
-        mx_msg *m = mx_inbox_at(ib, i);
-        if (!m->verdict) continue;
-        if (!m->sent) {
-            m->sent = 1;
-            if (m->verdict == MX_REQUEUE && !r->no_ack) {
-                take_back(r, i);
-                ib->requeued++;
-            } else if (m->verdict == MX_REJECT && r->queue && !r->no_ack) {
-                mx_message *message = m->own;
-                m->own = NULL;
-                mx_queue_bury(r->queue, message, "rejected");
-                ib->rejected++;
-            } else {
-                mx_message_unref(m->own);
-                m->own = NULL;
-                ib->acked++;
-            }
-        }
-        if (i == ib->settled) ib->settled++;
-    }
+    mx_msg *m = mx_inbox_at(ib, i);
+    if (m->sent) return 0;
+    m->sent = 1;
+    conclude(r, i, m->verdict);
+    if (m->verdict == MX_ACK) ib->acked++;
+    else if (m->verdict == MX_REJECT) ib->rejected++;
+    else if (m->verdict == MX_REQUEUE) ib->requeued++;
+    return m->verdict != MX_ACK;
 }
 
+/* Passes on every verdict from settled to head. 1: messages moved to where somebody may want them. */
+static int settle(reader *r) {
+    mx_inbox *ib = &r->base.inbox;
+    uint32_t i = ib->settled, head = ib->head;
+    int moved = 0;
+    for (; i != head && mx_inbox_at(ib, i)->verdict; i++) moved |= pass_on(r, i);
+    ib->settled = i;
+    for (; i != head; i++)
+        if (mx_inbox_at(ib, i)->verdict) moved |= pass_on(r, i);
+    return moved;
+}
+
+/* What was not taken goes back; what was delivered without acks is gone. */
 static void give_back(reader *r) {
     mx_inbox *ib = &r->base.inbox;
     settle(r);
-    while (ib->tail != ib->head) take_back(r, --ib->tail);
+    while (ib->tail != ib->head) conclude(r, --ib->tail, MX_REQUEUE);
 }
 
 static void cancel(mx_inbox *ib, uint32_t ticket) {
     reader *r = (reader *)ib;
     give_back(r);
+    unsubscribe(r);
     if (ib->state == MX_OPEN) ib->state = MX_CLOSING;
     post((embedded *)r->base.link, ticket, done());
 }
@@ -379,64 +534,94 @@ static void cancel(mx_inbox *ib, uint32_t ticket) {
 static void close_inbox(mx_inbox *ib, uint32_t ticket) {
     reader *r = (reader *)ib;
     embedded *e = (embedded *)r->base.link;
+    reader **at = &e->readers;
     give_back(r);
     for (uint32_t i = ib->head; i != ib->settled;)
-        if (mx_inbox_at(ib, --i)->own) take_back(r, i);
+        if (!mx_inbox_at(ib, --i)->sent) conclude(r, i, MX_REQUEUE);
+    unsubscribe(r);
     leave_queue(r);
-    for (reader **at = &e->readers; *at; at = &(*at)->next)
-        if (*at == r) {
-            *at = r->next;
-            break;
-        }
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    ib->tail = ib->settled;             /* all is given back: nothing is left to drop */
     mx_inbox_fini(ib);
     free(r->held);
     free(r);
     post(e, ticket, done());
 }
 
+/* How many more it may get now. */
 static uint32_t room(const reader *r) {
     const mx_inbox *ib = &r->base.inbox;
-    uint32_t used = ib->tail - ib->settled, most = r->prefetch ? r->prefetch : ib->mask + 1;
-    return used < most ? most - used : 0;
+    uint32_t free_slots = ib->mask + 1 - (ib->tail - ib->settled);
+    if (!r->subscribed || r->out >= r->prefetch) return 0;
+    return r->prefetch - r->out < free_slots ? r->prefetch - r->out : free_slots;
 }
 
-/* Moves up to a slice into the inbox; 1: there is more that would fit. */
-static int serve(reader *r) {
+static void deliver(reader *r, const mx_held *h) {
     mx_inbox *ib = &r->base.inbox;
-    uint32_t n = room(r);
-    mx_held held;
-    if (n > r->slice) n = r->slice;
-    if (r->queue->consumers > 1 && n > 1) n = 1;        /* in turn with the others */
-    for (; n && mx_queue_take(r->queue, &held); n--) {
-        if (held.due_us && held.due_us <= mx_clock_us()) {
-            mx_queue_bury(r->queue, held.message, "expired");
-            continue;
-        }
-        mx_msg *m = mx_inbox_slot(ib);
-        mx_inbox_point(m, held.message);
-        m->redelivered = held.message->redelivered;
-        m->tag = ++r->tag;
-        r->held[ib->tail & ib->mask] = held;
-        ib->tail++;
-        ib->delivered++;
+    mx_msg *m = mx_inbox_slot(ib);
+    mx_inbox_point(m, h->message);
+    m->redelivered = h->redelivered;
+    m->tag = ++r->tag;
+    r->held[ib->tail & ib->mask] = *h;
+    r->out++;
+    ib->tail++;
+    ib->delivered++;
+}
+
+static void give_budgets(mx_queue *q) {
+    for (reader *r = q->readers; r; r = r->beside) {
+        r->budget = room(r);
+        if (r->budget > r->slice) r->budget = r->slice;
     }
-    return r->queue->count && room(r);
+}
+
+/* The next reader in turn that has some budget left. */
+static reader *next_reader(mx_queue *q) {
+    reader *start = q->turn ? q->turn : q->readers, *r = start;
+    while (r && !r->budget) {
+        r = r->beside ? r->beside : q->readers;
+        if (r == start) return NULL;
+    }
+    return r;
+}
+
+/* One slice for each reader of the queue, one message each in turn. 1: somebody has room for more. */
+static int serve(mx_queue *q, uint32_t *expired) {
+    mx_held held;
+    reader *r;
+    give_budgets(q);
+    while (q->count && (r = next_reader(q))) {
+        if (!mx_queue_take(q, &held, expired)) break;
+        deliver(r, &held);
+        r->budget--;
+        q->turn = r->beside;
+    }
+    for (r = q->count ? q->readers : NULL; r; r = r->beside)
+        if (room(r)) return 1;
+    return 0;
 }
 
 static int fill(mx_link *link) {
     embedded *e = (embedded *)link;
     int more = 0;
-    for (reader *r = e->readers; r; r = r->next)
-        if (r->queue && r->base.inbox.state == MX_OPEN && r->queue->count) more |= serve(r);
-    return more;
+    uint32_t expired = 0;
+    rounds++;
+    for (reader *r = e->readers; r; r = r->next) {
+        if (!r->subscribed || !r->queue->count || r->queue->round == rounds) continue;
+        r->queue->round = rounds;
+        more |= serve(r->queue, &expired);
+    }
+    return more || expired;             /* a dead letter may lie where somebody was served already */
 }
 
-/* ---- publishing ------------------------------------------------------------------------------------------------------- */
+/* ---- publishing ------------------------------------------------------------------------------------------------- */
 
 static mx_pub *open_pub(mx_link *link, uint32_t window, int confirm, double timeout, uint32_t ticket) {
     embedded *e = (embedded *)link;
     writer *w = mx_zalloc(sizeof *w);
-    mx_confirm_init(&w->base.confirm, window, timeout, waits(e), &e->base.runtime->timers, e->base.runtime->turn.confirm);
+    mx_runtime *r = e->base.runtime;
+    mx_confirm_init(&w->base.confirm, window, timeout, waits(e), &r->timers, r->turn.confirm);
     w->base.confirm.pub.confirm = (uint32_t)confirm;
     w->base.confirm.pub.state = MX_OPEN;
     w->base.link = &e->base;
@@ -455,11 +640,9 @@ static int reopen_pub(mx_pub *pub, uint32_t ticket) {
 static void close_pub(mx_pub *pub, uint32_t ticket) {
     writer *w = (writer *)pub;
     embedded *e = (embedded *)w->base.link;
-    for (writer **at = &e->writers; *at; at = &(*at)->next)
-        if (*at == w) {
-            *at = w->next;
-            break;
-        }
+    writer **at = &e->writers;
+    while (*at != w) at = &(*at)->next;
+    *at = w->next;
     mx_confirm_lose(&w->base.confirm);
     mx_confirm_fini(&w->base.confirm);
     free(pub->error);
@@ -467,43 +650,74 @@ static void close_pub(mx_pub *pub, uint32_t ticket) {
     post(e, ticket, done());
 }
 
-static int check(embedded *e, mx_span exchange, mx_span key, mx_span body, const mx_props *props) {
+static int check(const embedded *e, mx_span exchange, mx_span key, mx_span body, const mx_props *props) {
     if (exchange.n > 255) return mx_refuse(MX_EVALIDATION, "exchange is %zu bytes, at most 255", exchange.n);
     if (key.n > 255) return mx_refuse(MX_EVALIDATION, "routing key is %zu bytes, at most 255", key.n);
     if (body.n > e->max_body) return mx_refuse(MX_EVALIDATION, "body is %zu bytes, at most %zu", body.n, e->max_body);
-    if (props && mx_props_bound(props) > 131052) return mx_refuse(MX_EVALIDATION, "properties and headers are above 131052 bytes");
+    if (props && mx_props_bound(props) > PROPS_MAX)
+        return mx_refuse(MX_EVALIDATION, "properties and headers are above %d bytes", PROPS_MAX);
     return 0;
 }
 
-/* The broker closes the channel, as RabbitMQ does for an exchange that is not there. */
-static void close_channel(writer *w, mx_span exchange) {
+/* What most messages have, written straight down: flags, delivery mode, id. */
+static mx_span plain_props(const mx_confirm *c, int flags, uint8_t *to) {
+    to[0] = (MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID) >> 8;
+    to[1] = (MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID) & 0xff;
+    to[2] = flags & MX_TRANSIENT ? 1 : 2;
+    to[3] = MX_ID_SIZE;
+    mx_confirm_id(c, to + 4);
+    return (mx_span){to, 4 + MX_ID_SIZE};
+}
+
+static mx_message *message_of(const mx_confirm *c, mx_span exchange, mx_span key, mx_span body, const mx_props *props,
+                              int flags) {
+    static uint8_t scratch[PROPS_MAX];
+    mx_span bytes = {scratch, 0};
+    if (props) {
+        int n = mx_props_encode(props, scratch, sizeof scratch);
+        if (n < 0) return NULL;
+        bytes.n = (size_t)n;
+    } else bytes = plain_props(c, flags, scratch);
+    return mx_message_append(mx_message_new(exchange, key, bytes, body.n), body.p, body.n);
+}
+
+static uint64_t now_of(writer *w) {
+    if (!w->stamped) w->now_us = mx_clock_us();
+    w->stamped = (w->stamped + 1) % STAMP_EVERY;
+    return w->now_us;
+}
+
+/* The broker closes the channel, as RabbitMQ does; what came before was routed and is confirmed. */
+static void close_channel(writer *w, double seq, mx_reply *why) {
     mx_pub *pub = &w->base.confirm.pub;
-    mx_reply *r = no_exchange(exchange);
     free(pub->error);
-    pub->error = mx_strndup(r->text, r->text_size);
-    pub->reply_code = 404;
+    pub->error = mx_strndup(why->text, why->text_size);
+    pub->reply_code = why->reply_code;
     pub->state = MX_CLOSED;
-    mx_reply_free(r);
+    mx_reply_free(why);
+    mx_confirm_up_to(&w->base.confirm, seq - 1);
     mx_confirm_lose(&w->base.confirm);
 }
 
-static mx_message *message_of(mx_confirm *c, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags) {
-    static uint8_t scratch[131072];
-    uint8_t id[MX_ID_SIZE];
-    mx_props plain;
-    if (!props) {
-        mx_confirm_id(c, id);
-        plain.flags = MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID;
-        plain.delivery_mode = flags & MX_TRANSIENT ? 1 : 2;
-        plain.message_id = (mx_span){id, sizeof id};
-        props = &plain;
-    }
-    int n = mx_props_encode(props, scratch, sizeof scratch);
-    if (n < 0) return NULL;
-    return mx_message_append(mx_message_new(exchange, key, (mx_span){scratch, (size_t)n}, body.n), body.p, body.n);
+/* Why RabbitMQ would close the channel over this publish; NULL: it would not. */
+static mx_reply *offence(const mx_route *route, mx_span exchange, const mx_props *props) {
+    if (route->missing) return no_exchange(exchange);
+    if (route->exchange && route->exchange->internal)
+        return refused(403, "ACCESS_REFUSED - cannot publish to internal exchange '%.*s' in vhost '/'", TEXT(exchange));
+    if (props && props->flags & MX_P_EXPIRATION && mx_expiration_ms(props->expiration) < 0)
+        return refused(406, "PRECONDITION_FAILED - invalid expiration '%.*s'", TEXT(props->expiration));
+    return NULL;
 }
 
-static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout) {
+static void distribute(const mx_route *route, mx_message *m) {
+    for (uint32_t i = 0; i < route->count; i++) {
+        mx_message_ref(m);
+        mx_queue_put(route->queue[i], m);
+    }
+}
+
+static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
+                      double timeout) {
     writer *w = (writer *)pub;
     embedded *e = (embedded *)w->base.link;
     mx_confirm *c = &w->base.confirm;
@@ -513,90 +727,96 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     if (code) return code;
     mx_message *m = message_of(c, exchange, key, body, props, flags);
     if (!m) return mx_refuse(MX_EVALIDATION, "a property is too long or its table is broken");
-    double seq = mx_confirm_add(c, mx_clock_us(), timeout, 0);
-    wake(e);
-    if (mx_store_route(e->store, exchange, key)) {
-        close_channel(w, exchange);
-    } else if (!e->store->found_count) {
-        if (flags & MX_MANDATORY) mx_confirm_returned(c, seq);
-    } else {
-        for (size_t i = 0; i < e->store->found_count; i++) {
-            mx_message_ref(m);
-            mx_queue_put(e->store->found[i], m);
-        }
-    }
+    double seq = mx_confirm_add(c, now_of(w), timeout, 0);
+    const mx_route *route = mx_store_route(e->store, exchange, key);
+    mx_reply *why = offence(route, exchange, props);
+    int full = mx_message_bytes() > e->store->bytes_max;
+    if (why) close_channel(w, seq, why);
+    else if (!route->count && flags & MX_MANDATORY) mx_confirm_returned(c, seq);
+    else if (!full) distribute(route, m);
+    else if (route->count && pub->confirm) mx_confirm_settle(c, (uint64_t)(seq - c->base), 0, 1);
     mx_message_unref(m);
+    wake(e);
     return seq;
 }
 
-/* Also when its verdicts were not passed on yet: its link may be flushed after the publisher's. */
-static int will_have_room(const reader *r) {
-    const mx_inbox *ib = &r->base.inbox;
-    return room(r) || (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict);
-}
+/* ---- the turn --------------------------------------------------------------------------------------------------- */
 
-/* Confirms wait while a consumer is about to take more: a publisher that runs ahead of its consumers is held at its
- * window instead of filling the memory. A consumer without room holds nobody up. */
-static int is_behind(const mx_store *s) {
-    for (const mx_queue *q = s->queues; q; q = q->next)
-        for (const reader *r = q->count ? q->readers : NULL; r; r = r->beside)
-            if (r->base.inbox.state == MX_OPEN && will_have_room(r)) return 1;
-    return 0;
-}
-
-static void flush(mx_link *link) {
-    embedded *e = (embedded *)link;
+static void settle_all(embedded *e) {
     for (reader *r = e->readers; r; r = r->next) {
-        mx_inbox *ib = &r->base.inbox;
-        uint32_t before = ib->settled;
-        double back = ib->requeued;
-        settle(r);
-        if (r->queue && (ib->settled != before || ib->requeued != back) && r->queue->count) wake(e);
+        uint32_t before = r->out;
+        if (r->base.inbox.settled == r->base.inbox.head) continue;
+        if (settle(r) || (r->out != before && r->queue && r->queue->count)) wake(e);
     }
-    if (is_behind(e->store)) {
-        wake(e);
-        return;
-    }
+}
+
+static void confirm_all(embedded *e) {
     for (writer *w = e->writers; w; w = w->next) {
         mx_pub *pub = &w->base.confirm.pub;
+        w->stamped = 0;
         if (pub->settled == pub->seq || pub->state != MX_OPEN) continue;
         mx_confirm_up_to(&w->base.confirm, pub->seq);
         wake(e);
     }
 }
 
+/* Also when its verdicts were not passed on yet: its link may be flushed after the publisher's. */
+static int will_have_room(const reader *r) {
+    const mx_inbox *ib = &r->base.inbox;
+    return room(r) || (r->subscribed && ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict);
+}
+
+/* Confirms wait while a consumer is about to take more: a publisher that runs ahead of its consumers is held at its
+ * window instead of filling the memory. A consumer without room holds nobody up. */
+static int is_behind(const embedded *e) {
+    for (const mx_link_base *l = e->base.runtime->links; l; l = l->next) {
+        const embedded *other = (const embedded *)l;
+        if (l->ops != e->base.ops || other->store != e->store) continue;
+        for (const reader *r = other->readers; r; r = r->next)
+            if (r->queue && r->queue->count && will_have_room(r)) return 1;
+    }
+    return 0;
+}
+
+static void flush(mx_link *link) {
+    embedded *e = (embedded *)link;
+    settle_all(e);
+    if (e->writers && is_behind(e)) wake(e);
+    else confirm_all(e);
+}
+
+static void delete_exclusive(embedded *e) {
+    const mx_names *queues = &e->store->queues;
+    for (uint32_t i = 0; i < queues->buckets; i++)
+        for (mx_queue *q = (mx_queue *)queues->bucket[i], *next; q; q = next) {
+            next = (mx_queue *)q->named.next;
+            if (q->owner == e) mx_queue_delete(q);
+        }
+}
+
 static void close_link(mx_link *link, uint32_t ticket) {
     embedded *e = (embedded *)link;
-    mx_store *store = e->store;
-    flush(link);
+    settle_all(e);
+    confirm_all(e);                     /* held back or not, it is in its queues */
     while (e->readers) close_inbox(&e->readers->base.inbox, 0);
     while (e->writers) close_pub(&e->writers->base.confirm.pub, 0);
-    for (mx_queue *q = store->queues, *next; q; q = next) {
-        next = q->next;
-        if (q->owner == e) {
-            lose_readers(q);
-            mx_queue_delete(q);
-        }
-    }
+    delete_exclusive(e);
+    mx_store_put(e->store);
     mx_link_detach(&e->base);
     post(e, ticket, done());
-    int used = 0;
-    for (mx_link_base *l = e->base.runtime->links; l; l = l->next)
-        used |= l->ops == e->base.ops && ((embedded *)l)->store == store;
-    if (!used) mx_store_forget(store);
     free(e);
 }
 
-static const mx_link_ops ops = {call, consume, cancel, close_inbox, open_pub, reopen_pub, close_pub, publish, fill, flush, close_link};
+static const mx_link_ops ops = {call,       consume,   cancel,  close_inbox, open_pub, reopen_pub,
+                                close_pub,  publish,   fill,    flush,       close_link};
 
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     embedded *e = mx_zalloc(sizeof *e);
-    char *name = mx_strndup(o->host.p, o->host.n);
     e->base.ops = &ops;
     e->base.pub.state = MX_OPEN;
+    e->base.pub.rpc_timeout = o->rpc_timeout;
     e->max_body = o->max_body;
-    e->store = mx_store_get(name, &r->timers);
-    free(name);
+    e->store = mx_store_get(o->host, &r->timers, lose_readers);
     mx_link_attach(r, &e->base);
     post(e, ticket, done());
     return &e->base.pub;

@@ -56,12 +56,14 @@ local DLQ = { exchange = "string", key = "string", wire = "boolean" }
 local function arguments(o)
   local args = {}
   for k, v in pairs(o.args or {}) do args[k] = v end
-  args["x-queue-type"] = args["x-queue-type"] or o.type
-  args["x-message-ttl"] = o.ttl and math.floor(o.ttl * 1000 + 0.5)
-  args["x-expires"] = o.expires and math.floor(o.expires * 1000 + 0.5)
-  args["x-max-length"], args["x-max-length-bytes"] = o.max_length, o.max_bytes
-  args["x-overflow"], args["x-delivery-limit"] = o.overflow, o.delivery_limit
-  args["x-max-priority"], args["x-single-active-consumer"] = o.max_priority, o.single_active_consumer
+  for name, value in pairs {
+    ["x-queue-type"] = o.type, ["x-message-ttl"] = o.ttl and math.floor(o.ttl * 1000 + 0.5),
+    ["x-expires"] = o.expires and math.floor(o.expires * 1000 + 0.5), ["x-max-length"] = o.max_length,
+    ["x-max-length-bytes"] = o.max_bytes, ["x-overflow"] = o.overflow, ["x-delivery-limit"] = o.delivery_limit,
+    ["x-max-priority"] = o.max_priority, ["x-single-active-consumer"] = o.single_active_consumer,
+  } do
+    args[name] = value
+  end
   return args
 end
 
