@@ -9,7 +9,8 @@
 #include "wire/conn.h"
 #include "wire/stream.h"
 
-enum { READ_ROOM = 256 * 1024, FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024, GAP_US = 50000, CLOSE_US = 2000000 };
+enum { READ_ROOM = 256 * 1024, FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024, GAP_US = 50000,
+       CLOSE_US = 2000000, LATE_US = 200000, NO_PREFETCH_SLICE = 1024 };
 
 typedef struct request request;
 typedef struct amqp amqp;
@@ -44,8 +45,8 @@ typedef struct consumer {
 typedef struct publisher {
     mx_publisher base;                  /* first */
     line line;
-    uint32_t close_ticket, unflushed;
-    int closing;
+    uint32_t close_ticket, unflushed, window;
+    int closing, held;                  /* held: the window reads 0 until the output has drained */
 } publisher;
 
 struct amqp {
@@ -57,8 +58,9 @@ struct amqp {
     uint64_t heard_us, said_us;
     uint32_t open_ticket, close_ticket;
     uint8_t *in;
-    size_t in_off, in_len;
-    int again;
+    size_t in_off, in_len, in_room;
+    int again;                          /* in may hold whole frames */
+    int patience_ms;
     char *secrets[5];                   /* what the connection's options point at */
 };
 
@@ -83,15 +85,19 @@ static void write_out(amqp *a) {
 
 /* ---- requests: one at a time on each channel -------------------------------------------------------------------- */
 
-static void send_next(line *l);
-
 static void on_request_limit(mx_timer *t, void *arg) {
     line *l = arg;
     (void)t;
     request *r = l->first;
-    if (r) mx_wait_post(waits(l->link), r->ticket, MX_ETIMEOUT, mx_reply_new(MX_ETIMEOUT, 0, "the broker did not answer", 25));
+    if (r) post(l->link, r->ticket, MX_ETIMEOUT, 0, "the broker did not answer");
     /* what the broker made of it is unknown: only a new connection is in a known state */
     mx_conn_fail(l->link->conn, MX_ECONNECTION, "the broker did not answer a request in time");
+}
+
+static void set_limit(line *l) {
+    l->limit.fire = on_request_limit;
+    l->limit.arg = l;
+    mx_timer_set(timers(l->link), &l->limit, mx_clock_us() + (uint64_t)(l->link->base.pub.rpc_timeout * 1e6));
 }
 
 static void send_next(line *l) {
@@ -104,9 +110,7 @@ static void send_next(line *l) {
     p[7 + r->size] = MX_FRAME_END;
     a->conn->out.len += r->size + MX_FRAME_OVERHEAD;
     l->waiting = 1;
-    l->limit.fire = on_request_limit;
-    l->limit.arg = l;
-    mx_timer_set(timers(a), &l->limit, mx_clock_us() + (uint64_t)(a->base.pub.rpc_timeout * 1e6));
+    set_limit(l);
     wake(a);
 }
 
@@ -139,12 +143,25 @@ static void fail_requests(line *l, int code, int reply_code, const char *text) {
     for (request *r; (r = take_request(l)); free(r)) post(l->link, r->ticket, code, reply_code, text);
 }
 
-static void open_line(line *l, int kind, amqp *a) {
-    l->kind = kind;
-    l->link = a;
-    l->next = a->lines;
+static void open_channel(line *l) {
+    l->chan = mx_chan_new(l->link->conn, l);
+    if (l->chan) set_limit(l);
+    wake(l->link);
+}
+
+static void close_channel(line *l) {
+    mx_chan_close(l->chan);
+    set_limit(l);
+    wake(l->link);
+}
+
+static void add_line(line *l, int kind, amqp *a) {
+    *l = (line){.kind = kind, .link = a, .next = a->lines};
     a->lines = l;
-    l->chan = mx_chan_new(a->conn, l);
+}
+
+static const char *why_no_channel(amqp *a) {
+    return a->base.pub.state == MX_OPEN ? "no channel is free" : "the connection is not open";
 }
 
 static void drop_line(line *l) {
@@ -158,6 +175,30 @@ static void drop_line(line *l) {
             *at = l->next;
             break;
         }
+}
+
+static amqp_bytes_t bytes(mx_span s) { return (amqp_bytes_t){s.n, (void *)s.p}; }
+
+/* A method's table as librabbitmq wants it; the table was checked before, for its decoder recurses without a limit. */
+typedef struct arguments {
+    amqp_pool_t pool;
+    amqp_table_t table;
+    uint8_t *raw;
+} arguments;
+
+static arguments read_arguments(mx_span s) {
+    arguments x = {.raw = mx_zalloc(s.n + 4)};
+    size_t at = 0;
+    init_amqp_pool(&x.pool, 4096);
+    mx_put32(x.raw, (uint32_t)s.n);
+    if (s.n) memcpy(x.raw + 4, s.p, s.n);
+    if (amqp_decode_table((amqp_bytes_t){s.n + 4, x.raw}, &x.pool, &x.table, &at) < 0) x.table = (amqp_table_t){0};
+    return x;
+}
+
+static void drop_arguments(arguments *x) {
+    empty_amqp_pool(&x->pool);
+    free(x->raw);
 }
 
 /* ---- consumers ---------------------------------------------------------------------------------------------------- */
@@ -217,6 +258,21 @@ static void give_back(consumer *c) {
     mx_inbox_settle_gaps(ib, settles(c), c->line.chan);
 }
 
+static int check_consume(const mx_consume *o) {
+    if (o->queue.n > 255) return mx_refuse(MX_EVALIDATION, "queue name is %zu bytes, at most 255", o->queue.n);
+    if (o->tag.n < 1 || o->tag.n > 255)
+        return mx_refuse(MX_EVALIDATION, "consumer tag is %zu bytes, 1 to 255", o->tag.n);
+    if (o->prefetch > UINT16_MAX) return mx_refuse(MX_EVALIDATION, "prefetch is %u, at most 65535", o->prefetch);
+    if (mx_table_check(o->args.p, o->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
+    return 0;
+}
+
+static mx_inbox *fail_consume(consumer *c, uint32_t ticket, int code, const char *text) {
+    c->base.inbox.state = MX_CLOSED;
+    post(c->line.link, ticket, code, 0, text);
+    return &c->base.inbox;
+}
+
 static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     amqp *a = (amqp *)link;
     consumer *c = mx_zalloc(sizeof *c);
@@ -227,33 +283,25 @@ static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t tick
     c->gaps.arg = c;
     c->prefetch = o->prefetch;
     c->no_ack = (o->flags & MX_F_NO_ACK) != 0;
-    open_line(&c->line, CONSUMER, a);
-    if (!c->line.chan) {
-        ib->state = MX_CLOSED;
-        post(a, ticket, MX_ECHANNEL, 0, "no channel is free");
-        return ib;
-    }
+    add_line(&c->line, CONSUMER, a);
+    int code = check_consume(o);
+    if (code) return fail_consume(c, ticket, code, mx_pub_refusal());
+    open_channel(&c->line);
     mx_chan *h = c->line.chan;
-    size_t n = o->tag.n < 255 ? o->tag.n : 255;
-    h->consumer_tag[0] = (uint8_t)n;
-    memcpy(h->consumer_tag + 1, o->tag.p, n);
+    if (!h) return fail_consume(c, ticket, MX_ECHANNEL, why_no_channel(a));
+    h->consumer_tag[0] = (uint8_t)o->tag.n;
+    memcpy(h->consumer_tag + 1, o->tag.p, o->tag.n);
     h->inbox = ib;
     h->no_ack = (uint8_t)c->no_ack;
-    amqp_table_t args = {0};
-    amqp_pool_t pool;
-    init_amqp_pool(&pool, 4096);
-    uint8_t *table = mx_zalloc(o->args.n + 4);
-    size_t at = 0;
-    mx_put32(table, (uint32_t)o->args.n);
-    memcpy(table + 4, o->args.p, o->args.n);
-    amqp_decode_table((amqp_bytes_t){o->args.n + 4, table}, &pool, &args, &at);
+    h->slice = o->prefetch ? (o->prefetch + 3) / 4 : NO_PREFETCH_SLICE;
+    arguments args = read_arguments(o->args);
     amqp_basic_qos_t qos = {0, (uint16_t)o->prefetch, 0};
-    amqp_basic_consume_t m = {0, {o->queue.n, (void *)o->queue.p}, {n, (void *)o->tag.p}, 0, (amqp_boolean_t)c->no_ack,
-                              (o->flags & MX_F_EXCLUSIVE) != 0, 0, args};
+    amqp_basic_consume_t m = {0, bytes(o->queue), bytes(o->tag), 0, (amqp_boolean_t)c->no_ack,
+                              (o->flags & MX_F_EXCLUSIVE) != 0, 0, args.table};
     ask(&c->line, AMQP_BASIC_QOS_METHOD, &qos, 0);
-    if (ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket)) post(a, ticket, MX_EVALIDATION, 0, mx_pub_refusal());
-    empty_amqp_pool(&pool);
-    free(table);
+    code = ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket);
+    if (code) post(a, ticket, code, 0, mx_pub_refusal());
+    drop_arguments(&args);
     return ib;
 }
 
@@ -261,14 +309,14 @@ static void cancel(mx_inbox *ib, uint32_t ticket) {
     consumer *c = (consumer *)ib;
     amqp *a = c->line.link;
     mx_chan *h = c->line.chan;
-    if (ib->state != MX_OPEN) {
-        ib->state = ib->state == MX_CLOSED ? MX_CLOSED : MX_CLOSING;
+    if (ib->state > MX_OPEN || !h) {
         post_done(a, ticket);
         return;
     }
-    ib->state = MX_CLOSING;
+    ib->state = MX_CLOSING;             /* while it opens the request waits behind basic.consume */
     amqp_basic_cancel_t m = {{h->consumer_tag[0], h->consumer_tag + 1}, 0};
     give_back(c);
+    wake(a);
     ask(&c->line, AMQP_BASIC_CANCEL_METHOD, &m, ticket);
     h->consumer_tag[0] = 0;             /* what still comes is nobody's: it is given back */
 }
@@ -280,13 +328,11 @@ static void close_inbox(mx_inbox *ib, uint32_t ticket) {
     c->closing = 1;
     mx_chan *h = c->line.chan;
     wake(c->line.link);
-    if (!h || h->state == MX_CHAN_CLOSED || h->state == MX_CHAN_OPENING) free_consumer(c);
-    else mx_chan_close(h);
+    if (!h || h->state == MX_CHAN_CLOSED) free_consumer(c);
+    else close_channel(&c->line);
 }
 
 /* ---- calls -------------------------------------------------------------------------------------------------------- */
-
-static amqp_bytes_t bytes(mx_span s) { return (amqp_bytes_t){s.n, (void *)s.p}; }
 
 static int ask_for(line *l, const mx_call *q, amqp_table_t args, uint32_t ticket) {
     amqp_bytes_t name = bytes(q->name), source = bytes(q->source), key = bytes(q->key);
@@ -331,30 +377,55 @@ static int ask_for(line *l, const mx_call *q, amqp_table_t args, uint32_t ticket
 static int call(mx_link *link, const mx_call *q, uint32_t ticket) {
     amqp *a = (amqp *)link;
     line *l = &a->control;
-    amqp_table_t args = {0};
     if (link->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the connection is not open");
     if (mx_table_check(q->args.p, q->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
     if (!l->chan) {
         if (l->link) drop_line(l);
-        *l = (line){0};
-        open_line(l, CONTROL, a);
+        add_line(l, CONTROL, a);
+        open_channel(l);
         if (!l->chan) return mx_refuse(MX_ECHANNEL, "no channel is free");
     }
-    amqp_pool_t pool;
-    init_amqp_pool(&pool, 4096);
-    uint8_t *table = mx_zalloc(q->args.n + 4);
-    size_t at = 0;
-    mx_put32(table, (uint32_t)q->args.n);
-    if (q->args.n) memcpy(table + 4, q->args.p, q->args.n);
-    amqp_decode_table((amqp_bytes_t){q->args.n + 4, table}, &pool, &args, &at);
-    int code = ask_for(l, q, args, ticket);
-    empty_amqp_pool(&pool);
-    free(table);
+    arguments args = read_arguments(q->args);
+    int code = ask_for(l, q, args.table, ticket);
+    drop_arguments(&args);
     wake(a);
     return code;
 }
 
 /* ---- publishing --------------------------------------------------------------------------------------------------- */
+
+/* mx_pub_watch knows of the window only: a full output shows as a window of 0, so that watchers wait, not spin. */
+static void hold_window(publisher *p) {
+    p->held = 1;
+    p->base.confirm.pub.window = 0;
+}
+
+static void release_window(publisher *p) {
+    if (!p->held) return;
+    p->held = 0;
+    p->base.confirm.pub.window = p->window;
+    uint32_t ticket = p->base.confirm.watcher;
+    p->base.confirm.watcher = 0;
+    mx_wait_post(waits(p->line.link), ticket, 0, NULL);
+    wake(p->line.link);
+}
+
+static void start_pub(publisher *p, amqp *a, uint32_t ticket) {
+    mx_pub *pub = &p->base.confirm.pub;
+    amqp_confirm_select_t m = {0};
+    pub->state = MX_OPENING;
+    add_line(&p->line, PUBLISHER, a);
+    open_channel(&p->line);
+    if (!p->line.chan) {
+        pub->state = MX_CLOSED;
+        post(a, ticket, MX_ECHANNEL, 0, why_no_channel(a));
+    } else if (pub->confirm) {
+        ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
+    } else {
+        pub->state = MX_OPEN;           /* publishes may follow channel.open at once */
+        post_done(a, ticket);
+    }
+}
 
 static mx_pub *open_pub(mx_link *link, uint32_t window, int confirm, double timeout, uint32_t ticket) {
     amqp *a = (amqp *)link;
@@ -362,16 +433,8 @@ static mx_pub *open_pub(mx_link *link, uint32_t window, int confirm, double time
     mx_confirm_init(&p->base.confirm, window, timeout, waits(a), timers(a), a->base.runtime->turn.confirm);
     p->base.confirm.pub.confirm = (uint32_t)confirm;
     p->base.link = &a->base;
-    open_line(&p->line, PUBLISHER, a);
-    if (!p->line.chan) {
-        p->base.confirm.pub.state = MX_CLOSED;
-        post(a, ticket, MX_ECHANNEL, 0, "no channel is free");
-        return &p->base.confirm.pub;
-    }
-    amqp_confirm_select_t m = {0};
-    if (confirm) ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
-    else post_done(a, ticket), p->base.confirm.pub.state = MX_OPEN;
-    wake(a);
+    p->window = p->base.confirm.pub.window;
+    start_pub(p, a, ticket);
     return &p->base.confirm.pub;
 }
 
@@ -382,13 +445,14 @@ static int reopen_pub(mx_pub *pub, uint32_t ticket) {
         post(a, ticket, MX_ECLOSED, 0, "the connection is closed");
         return 0;
     }
+    if (pub->state != MX_CLOSED) {
+        if (pub->state == MX_OPEN) post_done(a, ticket);
+        else post(a, ticket, MX_EAGAIN, 0, "the channel is not closed");
+        return 0;
+    }
     drop_line(&p->line);
-    p->line = (line){0};
-    open_line(&p->line, PUBLISHER, a);
-    amqp_confirm_select_t m = {0};
-    pub->state = MX_OPENING;
-    if (!p->line.chan) post(a, ticket, MX_ECHANNEL, 0, "no channel is free");
-    else ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
+    release_window(p);
+    start_pub(p, a, ticket);
     return 0;
 }
 
@@ -406,8 +470,9 @@ static void close_pub(mx_pub *pub, uint32_t ticket) {
     publisher *p = (publisher *)pub;
     p->close_ticket = ticket;
     p->closing = 1;
-    if (!p->line.chan || p->line.chan->state != MX_CHAN_OPEN) free_publisher(p);
-    else mx_chan_close(p->line.chan);
+    pub->state = MX_CLOSING;            /* nothing is published behind channel.close */
+    if (!p->line.chan || p->line.chan->state == MX_CHAN_CLOSED) free_publisher(p);
+    else close_channel(&p->line);
 }
 
 /* Refuses what AMQP cannot carry, before a byte of it is queued. */
@@ -445,7 +510,8 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     amqp *a = (amqp *)p->base.link;
     mx_confirm *c = &p->base.confirm;
     if (pub->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the channel is not open");
-    if (mx_confirm_full(c) || mx_buffer_pending(&a->conn->out) > HIGH_WATER) return MX_EAGAIN;
+    if (mx_buffer_pending(&a->conn->out) > HIGH_WATER || p->line.chan->paused) hold_window(p);
+    if (mx_confirm_full(c)) return MX_EAGAIN;
     int code = check(a, exchange, key, body, props);
     if (code) return code;
     uint64_t hash = 0;
@@ -501,6 +567,8 @@ static void on_closed(void *arg, int code, int reply_code, const char *text) {
 
 static void on_blocked(void *arg, int on) {
     amqp *a = arg;
+    /* a blocked broker reads nothing, but its heartbeats come: only they may decide now */
+    mx_stream_patience(a->stream, on ? 0 : a->patience_ms);
     a->base.pub.blocked = (uint32_t)on;
     wake(a);
 }
@@ -520,6 +588,10 @@ static void answer(line *l, request *r, uint32_t method, void *decoded) {
     wake(l->link);
 }
 
+static void begin_deliveries(consumer *c) {
+    if (c->base.inbox.state == MX_OPENING) c->base.inbox.state = MX_OPEN;      /* it may be cancelled already */
+}
+
 static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
     line *l = h->arg;
     if (method == AMQP_CHANNEL_CLOSE_OK_METHOD) {
@@ -527,13 +599,16 @@ static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
         else if (l->kind == PUBLISHER) free_publisher(publisher_of(l));
         return;
     }
-    if (method != AMQP_CHANNEL_OPEN_OK_METHOD) {
-        request *r = l->waiting ? take_request(l) : NULL;
-        if (!r) {
-            mx_conn_fail(l->link->conn, MX_ECONNECTION, "an answer that nobody asked for");
+    if (method == AMQP_CHANNEL_OPEN_OK_METHOD) {
+        mx_timer_stop(timers(l->link), &l->limit);
+    } else {
+        /* each answer's number follows its request's: any other would be taken for a consumer's or a publisher's */
+        if (!l->waiting || method != l->first->method + 1) {
+            mx_conn_break(l->link->conn, 503, "COMMAND_INVALID - an answer that nobody asked for");
             return;
         }
-        if (method == AMQP_BASIC_CONSUME_OK_METHOD) consumer_of(l)->base.inbox.state = MX_OPEN;
+        request *r = take_request(l);
+        if (method == AMQP_BASIC_CONSUME_OK_METHOD) begin_deliveries(consumer_of(l));
         if (method == AMQP_CONFIRM_SELECT_OK_METHOD) publisher_of(l)->base.confirm.pub.state = MX_OPEN;
         answer(l, r, method, decoded);
         free(r);
@@ -551,14 +626,25 @@ static void lose_publisher(publisher *p, int reply_code, const char *text) {
     if (p->closing) free_publisher(p);
 }
 
+/* Only the call that was under way is to blame; those behind it go to a new channel. */
+static void renew_control(line *l, int code, int reply_code, const char *text) {
+    request *r = l->waiting ? take_request(l) : NULL;
+    if (r) post(l->link, r->ticket, code, reply_code, text);
+    free(r);
+    mx_timer_stop(timers(l->link), &l->limit);
+    mx_chan_free(l->chan);
+    l->chan = NULL;
+    if (r && l->first && reply_code) open_channel(l);
+    if (!l->chan) fail_requests(l, code, reply_code, text);
+}
+
 static void on_chan_closed(mx_chan *h, int reply_code, const char *text) {
     line *l = h->arg;
     amqp *a = l->link;
     int code = reply_code == 403 ? MX_EACCESS : reply_code ? MX_ECHANNEL : MX_ECONNECTION;
-    fail_requests(l, code, reply_code, text);
+    if (l->kind != CONTROL) fail_requests(l, code, reply_code, text);
     if (l->kind == CONTROL) {
-        mx_chan_free(h);
-        l->chan = NULL;
+        renew_control(l, code, reply_code, text);
     } else if (l->kind == CONSUMER) {
         consumer *c = consumer_of(l);
         c->base.inbox.state = MX_CLOSED;
@@ -571,9 +657,10 @@ static void on_chan_closed(mx_chan *h, int reply_code, const char *text) {
 
 static void on_confirm(mx_chan *h, uint64_t tag, int multiple, int nack) {
     line *l = h->arg;
+    amqp *a = l->link;
     if (l->kind != PUBLISHER || mx_confirm_settle(&publisher_of(l)->base.confirm, tag, multiple, nack))
-        mx_conn_fail(l->link->conn, MX_ECONNECTION, "the broker confirmed what was not published");
-    wake(l->link);
+        mx_conn_break(a->conn, 503, "COMMAND_INVALID - a confirm for what was not published");
+    wake(a);
 }
 
 static void on_returned(mx_chan *h, mx_span id, mx_span exchange, mx_span key) {
@@ -591,6 +678,27 @@ static void on_cancelled(mx_chan *h) {
 
 static const mx_conn_events conn_events = {on_open, on_closed, on_blocked, on_reply, on_chan_closed, on_confirm, on_returned, on_cancelled};
 
+/* ---- the read buffer: deliveries point into it until it moves or is written over ---- */
+
+static int can_make_room(const amqp *a) {
+    return a->in_off == a->in_len || a->in_off > a->in_room / 2 || (a->in_len == a->in_room && !a->again);
+}
+
+static int has_room(const amqp *a) { return a->in_len < a->in_room || can_make_room(a); }
+
+static void resize(amqp *a, size_t room) { a->in = mx_realloc(a->in, a->in_room = room); }
+
+static void make_room(amqp *a) {
+    for (line *l = a->lines; l; l = l->next)
+        if (l->kind == CONSUMER) mx_inbox_detach(&consumer_of(l)->base.inbox);
+    memmove(a->in, a->in + a->in_off, a->in_len - a->in_off);
+    a->in_len -= a->in_off;
+    a->in_off = 0;
+    if (!a->in_len && a->in_room > READ_ROOM) resize(a, READ_ROOM);
+    /* the parser has seen all of it and wants more: a header frame, which may be longer than frame_max */
+    if (a->in_len == a->in_room && a->in_room < MX_HEADER_CAP + READ_ROOM) resize(a, 2 * a->in_room);
+}
+
 /* ---- events of the stream -------------------------------------------------------------------------------------------- */
 
 static void on_up(void *arg) {
@@ -600,32 +708,23 @@ static void on_up(void *arg) {
 
 static void on_room(void *arg, uint8_t **p, size_t *n) {
     amqp *a = arg;
-    if (a->in_off == a->in_len || a->in_off > READ_ROOM / 2) {
-        /* what Lua still holds must leave the buffer before it moves or is written over */
-        for (line *l = a->lines; l; l = l->next)
-            if (l->kind == CONSUMER) mx_inbox_detach(&consumer_of(l)->base.inbox);
-        memmove(a->in, a->in + a->in_off, a->in_len - a->in_off);
-        a->in_len -= a->in_off;
-        a->in_off = 0;
-    }
+    if (can_make_room(a)) make_room(a);
     *p = a->in + a->in_len;
-    *n = READ_ROOM - a->in_len;
+    *n = a->in_room - a->in_len;
 }
 
 static void on_data(void *arg, size_t n) {
     amqp *a = arg;
     a->in_len += n;
-    a->heard_us = 0;                    /* stamped by the next heartbeat tick: no clock read a packet */
+    a->heard_us = mx_clock_us();
     a->again = 1;
     wake(a);
 }
 
 static void on_drained(void *arg) {
     amqp *a = arg;
-    for (line *l = a->lines; l; l = l->next)
-        if (l->kind == PUBLISHER && publisher_of(l)->base.confirm.watcher) mx_pub_watch(&publisher_of(l)->base.confirm.pub, 0);
     write_out(a);
-    wake(a);
+    wake(a);                            /* flush lets the publishers go on */
 }
 
 static void on_down(void *arg, const char *why) { mx_conn_fail(((amqp *)arg)->conn, MX_ECONNECTION, why); }
@@ -640,34 +739,30 @@ static const mx_stream_events stream_events = {on_up, on_room, on_data, on_drain
 
 /* ---- the worker's side -------------------------------------------------------------------------------------------------- */
 
-static uint32_t slice_of(amqp *a) {
-    uint32_t slice = 1024;
-    for (line *l = a->lines; l; l = l->next) {
-        uint32_t prefetch = l->kind == CONSUMER ? consumer_of(l)->prefetch : 0;
-        if (prefetch && (prefetch + 3) / 4 < slice) slice = (prefetch + 3) / 4;
-    }
-    return slice;
-}
-
 static int fill(mx_link *link) {
     amqp *a = (amqp *)link;
     if (!a->again || link->state == MX_CLOSED) return 0;
-    a->conn->slice = slice_of(a);
     a->in_off += mx_conn_feed(a->conn, a->in + a->in_off, a->in_len - a->in_off, &a->again);
     if (a->conn->stalled) a->again = 1;
     if (!a->stream || link->state == MX_CLOSED) return 0;
-    mx_stream_resume(a->stream);
+    if (has_room(a)) mx_stream_resume(a->stream);
     return a->again && !a->conn->stalled;
 }
 
 static void release(amqp *a);
+
+static void flush_one(amqp *a, publisher *p) {
+    mx_chan *h = p->line.chan;
+    p->unflushed = 0;
+    if (p->held && mx_buffer_pending(&a->conn->out) <= HIGH_WATER && h && !h->paused) release_window(p);
+}
 
 static void flush(mx_link *link) {
     amqp *a = (amqp *)link;
     for (line *l = a->lines, *next; l; l = next) {
         next = l->next;
         if (l->kind == CONSUMER) settle(consumer_of(l));
-        else if (l->kind == PUBLISHER) publisher_of(l)->unflushed = 0;
+        else if (l->kind == PUBLISHER) flush_one(a, publisher_of(l));
     }
     if (a->stream) write_out(a);
     else if (a->close_ticket) release(a);
@@ -676,9 +771,12 @@ static void flush(mx_link *link) {
 /* Heartbeats (4.2.7): a frame each half interval when nothing else was sent; two intervals of silence are the end. */
 static void on_beat(mx_timer *t, void *arg) {
     amqp *a = arg;
-    uint64_t now = mx_clock_us(), half = a->conn->heartbeat * 500000ull;
-    if (!a->heard_us) a->heard_us = now;
-    if (now - a->heard_us > 4 * half) {
+    uint64_t now = mx_clock_us(), half = a->conn->heartbeat * 500000ull, next = now + half, end;
+    int late = now > t->due_us + LATE_US;
+    /* while a full inbox keeps us from reading, or the loop was busy, silence says nothing about the broker */
+    if (!has_room(a)) a->heard_us = now;
+    end = a->heard_us + 4 * half;
+    if (now >= end && !late) {
         mx_conn_fail(a->conn, MX_ECONNECTION, "no heartbeat from the broker");
         return;
     }
@@ -686,7 +784,9 @@ static void on_beat(mx_timer *t, void *arg) {
         mx_conn_heartbeat(a->conn);
         write_out(a);
     }
-    mx_timer_set(timers(a), t, now + half);
+    if (now >= end) next = now + LATE_US;
+    else if (end < next) next = end;
+    mx_timer_set(timers(a), t, next);
 }
 
 static void on_limit(mx_timer *t, void *arg) {
@@ -748,10 +848,11 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
     a->limit.fire = on_limit;
     a->beat.fire = on_beat;
     a->limit.arg = a->beat.arg = a;
-    a->in = mx_realloc(NULL, READ_ROOM);
+    resize(a, READ_ROOM);
+    a->patience_ms = (int)(2 * o->heartbeat * 1000);
     mx_link_attach(r, &a->base);
     a->conn = mx_conn_new(&options, &conn_events, a);
-    a->stream = mx_tcp_open(r->loop, a->secrets[4], port, (int)(2 * o->heartbeat * 1000), &stream_events, a);
+    a->stream = mx_tcp_open(r->loop, a->secrets[4], port, a->patience_ms, &stream_events, a);
     mx_timer_set(timers(a), &a->limit, mx_clock_us() + (uint64_t)(o->connect_timeout * 1e6));
     free(port);
     return &a->base.pub;

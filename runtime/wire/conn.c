@@ -48,15 +48,25 @@ static int broken(mx_conn *c, int reply_code, const char *text) {
     return MX_ECONNECTION;
 }
 
-/* The broker's text, fit to be printed. */
-static const char *printable(amqp_bytes_t b) {
+static void hide_password(mx_conn *c, char *text, size_t n) {
+    mx_span user = c->options.user, secret = c->options.password;
+    if (!secret.n || (secret.n == user.n && !memcmp(secret.p, user.p, user.n))) return;
+    for (char *at = text; (at = memmem(at, n - (size_t)(at - text), secret.p, secret.n)); at += secret.n)
+        memset(at, '*', secret.n);
+}
+
+static int is_control(const uint8_t *p, size_t i) {
+    return p[i] < 32 || p[i] == 127 || (i && p[i - 1] == 0xC2 && p[i] < 0xA0);     /* C0, DEL, C1 in UTF-8 */
+}
+
+/* The broker's text, fit to be printed: no control characters, and no password that it may echo. */
+static const char *printable(mx_conn *c, amqp_bytes_t b) {
     static char text[256];
+    const uint8_t *from = b.bytes;
     size_t n = b.len < sizeof text - 1 ? b.len : sizeof text - 1;
-    for (size_t i = 0; i < n; i++) {
-        char x = ((const char *)b.bytes)[i];
-        text[i] = (unsigned char)x < 32 || x == 127 ? '?' : x;
-    }
+    for (size_t i = 0; i < n; i++) text[i] = is_control(from, i) ? '?' : (char)from[i];
     text[n] = 0;
+    hide_password(c, text, n);
     return text;
 }
 
@@ -131,8 +141,16 @@ static int on_close(mx_conn *c, amqp_connection_close_t *m) {
     amqp_connection_close_ok_t ok = {0};
     write_method(c, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
     if (c->state == CLOSING) die(c, 0, 0, "closed");
-    else die(c, code_of(m->reply_code), m->reply_code, printable(m->reply_text));
+    else die(c, code_of(m->reply_code), m->reply_code, printable(c, m->reply_text));
     return MX_ECONNECTION;
+}
+
+static int on_open_ok(mx_conn *c) {
+    c->state = OPEN;
+    /* start-ok was written at the buffer's begin: the password goes */
+    if (!mx_buffer_pending(&c->out)) explicit_bzero(c->out.p, c->out.room < 8192 ? c->out.room : 8192);
+    c->events->open(c->arg);
+    return 0;
 }
 
 static int on_connection(mx_conn *c, uint32_t method, void *m) {
@@ -141,7 +159,7 @@ static int on_connection(mx_conn *c, uint32_t method, void *m) {
     if (c->state == CLOSING) return 0;
     if (method == AMQP_CONNECTION_START_METHOD && c->state == WAIT_START) return answer_start(c, m);
     if (method == AMQP_CONNECTION_TUNE_METHOD && c->state == WAIT_TUNE) return answer_tune(c, m);
-    if (method == AMQP_CONNECTION_OPEN_OK_METHOD && c->state == WAIT_OPEN) return c->state = OPEN, c->events->open(c->arg), 0;
+    if (method == AMQP_CONNECTION_OPEN_OK_METHOD && c->state == WAIT_OPEN) return on_open_ok(c);
     if (method == AMQP_CONNECTION_BLOCKED_METHOD) return c->events->blocked(c->arg, 1), 0;
     if (method == AMQP_CONNECTION_UNBLOCKED_METHOD) return c->events->blocked(c->arg, 0), 0;
     return broken(c, 503, "COMMAND_INVALID - unexpected method on channel 0");
@@ -156,7 +174,7 @@ static void keep(uint8_t to[256], amqp_bytes_t from) {
 
 static void refuse_delivery(mx_chan *h, uint64_t tag) {
     amqp_basic_nack_t nack = {tag, 0, 1};
-    if (h->no_ack) return;
+    if (h->no_ack) return;              /* it is settled already; to name its tag would close the channel (406) */
     write_method(h->conn, h->number, AMQP_BASIC_NACK_METHOD, &nack);
 }
 
@@ -185,7 +203,8 @@ static void take_slot(mx_chan *h, mx_msg *m) {
     m->redelivered = h->redelivered;
     h->inbox->tail++;
     h->inbox->delivered++;
-    h->conn->sliced++;
+    if (h->fed != h->conn->fed) h->fed = h->conn->fed, h->taken = 0;
+    if (++h->taken == h->slice) h->conn->sliced = 1;
 }
 
 static void end_content(mx_chan *h) {
@@ -242,6 +261,7 @@ static size_t deliver_in_place(mx_conn *c, mx_chan *h, const amqp_basic_deliver_
     if (a <= 0 || header.type != MX_FRAME_HEADER || header.channel != h->number) return 0;
     uint64_t size = mx_get64(header.payload + 4);
     long b = 0;
+    if (size > c->options.max_body) return 0;
     if (size) {
         b = mx_frame_next(p + a, n - (size_t)a, c->frame_max, &body, &why);
         if (b <= 0 || body.type != MX_FRAME_BODY || body.channel != h->number || body.size != size) return 0;
@@ -277,7 +297,7 @@ static int on_channel(mx_conn *c, mx_chan *h, uint32_t method, void *decoded) {
         drop_content(h);
         if (h->state == MX_CHAN_CLOSING) return 0;              /* ours is under way: its close-ok ends it */
         h->state = MX_CHAN_CLOSED;
-        c->events->chan_closed(h, m->reply_code, printable(m->reply_text));
+        c->events->chan_closed(h, m->reply_code, printable(c, m->reply_text));
         return 0;
     }
     if (h->state == MX_CHAN_CLOSING && method != AMQP_CHANNEL_CLOSE_OK_METHOD) return 0;
@@ -298,6 +318,7 @@ static int on_channel(mx_conn *c, mx_chan *h, uint32_t method, void *decoded) {
     case AMQP_BASIC_CANCEL_METHOD: c->events->cancelled(h); return 0;       /* never answered: RabbitMQ closes with 503 */
     case AMQP_CHANNEL_FLOW_METHOD: {
         amqp_channel_flow_ok_t ok = {((amqp_channel_flow_t *)decoded)->active};
+        h->paused = !ok.active;
         write_method(c, h->number, AMQP_CHANNEL_FLOW_OK_METHOD, &ok);
         return 0;
     }
@@ -367,7 +388,6 @@ mx_conn *mx_conn_new(const mx_conn_options *o, const mx_conn_events *events, voi
     c->arg = arg;
     c->frame_max = MX_FRAME_MAX;
     c->channel_max = MAX_CHANNELS;
-    c->slice = UINT32_MAX;
     if (!pool.pagesize) init_amqp_pool(&pool, 16384);
     memcpy(mx_buffer_reserve(&c->out, 8), "AMQP\0\0\x09\x01", 8);       /* 4.2.2 */
     c->out.len += 8;
@@ -382,9 +402,11 @@ void mx_conn_free(mx_conn *c) {
     free(c);
 }
 
+/* Only a delivery needs room: a close or cancel-ok behind a full inbox must come through. */
 static int is_full(mx_conn *c, const mx_frame *f) {
-    mx_chan *h = f->channel ? channel_of(c, f->channel) : NULL;
-    return h && h->inbox && h->state == MX_CHAN_OPEN && mx_inbox_full(h->inbox);
+    if (f->type != MX_FRAME_METHOD || mx_get32(f->payload) != AMQP_BASIC_DELIVER_METHOD) return 0;
+    mx_chan *h = channel_of(c, f->channel);
+    return h && h->inbox && h->consumer_tag[0] && h->state == MX_CHAN_OPEN && mx_inbox_full(h->inbox);
 }
 
 size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again) {
@@ -392,7 +414,9 @@ size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again) {
     *again = 0;
     c->sliced = 0;
     c->stalled = 0;
-    if (c->state == WAIT_START && n >= 8 && !memcmp(p, "AMQP", 4)) {
+    c->fed++;
+    if (c->state == WAIT_START && n && p[0] == 'A') {           /* no frame begins so: a protocol header (4.2.2) */
+        if (n < 8) return 0;
         die(c, MX_ECONNECTION, 0, "the broker speaks another version of AMQP");
         return n;
     }
@@ -413,7 +437,7 @@ size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again) {
         used += (size_t)size;
         if (on_frame(c, &f, n - used, &more)) break;
         used += more;
-        if (c->sliced >= c->slice) {
+        if (c->sliced) {
             *again = 1;
             break;
         }
@@ -437,6 +461,10 @@ void mx_conn_fail(mx_conn *c, int code, const char *text) {
     if (c->state == WAIT_TUNE && code == MX_ECONNECTION) text = "the broker closed the connection while logging in";
     if (c->state == CLOSING) die(c, 0, 0, "closed");
     else die(c, code, 0, text);
+}
+
+void mx_conn_break(mx_conn *c, int reply_code, const char *text) {
+    if (c->state != DEAD) broken(c, reply_code, text);
 }
 
 void mx_conn_heartbeat(mx_conn *c) {

@@ -37,6 +37,9 @@ struct mx_chan {
     uint8_t exchange[256], key[256], consumer_tag[256];         /* [0] is the length; consumer_tag: of the inbox */
     mx_message *message;                /* in assembly */
     mx_inbox *inbox;                    /* where deliveries go; NULL: they are refused */
+    uint8_t paused;                     /* channel.flow (1.5.2.3): the broker wants no publishes */
+    uint32_t slice;                     /* deliveries to take in one feed; 0: no limit */
+    uint32_t taken, fed;                /* deliveries taken in the feed of that number */
 };
 
 typedef struct mx_conn_options {
@@ -56,7 +59,7 @@ struct mx_conn {
     mx_conn_options options;
     mx_chan **channel;                  /* by number */
     uint32_t channels, next_number;
-    uint32_t slice, sliced;             /* deliveries to take in one feed; taken */
+    uint32_t fed, sliced;               /* number of the feed; 1: a channel has taken its slice */
     int stalled;                        /* an inbox is full: the rest of the input waits */
 };
 
@@ -67,12 +70,15 @@ void mx_conn_free(mx_conn *c);
 size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again);
 void mx_conn_close(mx_conn *c);         /* connection.close (1.4.2.8); closed is called when it is answered */
 void mx_conn_fail(mx_conn *c, int code, const char *text);      /* the stream is gone, or a deadline passed */
+/* The broker broke the protocol: it is told (connection.close), then as fail. */
+void mx_conn_break(mx_conn *c, int reply_code, const char *text);
 void mx_conn_heartbeat(mx_conn *c);
 int mx_conn_is_open(const mx_conn *c);
 
 /* NULL: no number is free. The broker's answer comes as reply(channel.open-ok). */
 mx_chan *mx_chan_new(mx_conn *c, void *arg);
-void mx_chan_close(mx_chan *c);         /* channel.close; reply(channel.close-ok); then mx_chan_free */
+/* channel.close (1.5.2.5), also before open-ok came; reply(channel.close-ok); then mx_chan_free. */
+void mx_chan_close(mx_chan *c);
 void mx_chan_free(mx_chan *c);
 int mx_chan_method(mx_chan *c, uint32_t method, void *decoded); /* 0 or MX_EVALIDATION */
 #endif

@@ -75,9 +75,18 @@ void mx_stream_resume(mx_stream *s) {
     uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
 }
 
+static void set(mx_stream *s, int option, int value) {
+    int fd;
+    if (!uv_fileno((uv_handle_t *)&s->tcp, &fd)) setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);
+}
+
+void mx_stream_patience(mx_stream *s, int timeout_ms) {
+    s->timeout_ms = timeout_ms;
+    if (s->up && !s->down && !s->closing) set(s, TCP_USER_TIMEOUT, timeout_ms);
+}
+
 static void on_connect(uv_connect_t *r, int status) {
     mx_stream *s = r->data;
-    int fd;
     if (s->closing) return;
     if (status) {
         s->address = s->address->ai_next;
@@ -86,18 +95,24 @@ static void on_connect(uv_connect_t *r, int status) {
         return;
     }
     uv_tcp_nodelay(&s->tcp, 1);
-    if (!uv_fileno((uv_handle_t *)&s->tcp, &fd))
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &s->timeout_ms, sizeof s->timeout_ms);
+    set(s, TCP_USER_TIMEOUT, s->timeout_ms);
     s->up = 1;
     mx_stream_resume(s);
     s->events->up(s->arg);
 }
 
 static void try_address(mx_stream *s) {
-    uv_tcp_init(s->resolve.loop, &s->tcp);
+    int status = uv_tcp_init_ex(s->resolve.loop, &s->tcp, (unsigned)s->address->ai_family);
+    if (status) {                       /* no socket of that family, or none left; the handle needs no close then */
+        s->address = s->address->ai_next;
+        if (s->address) try_address(s);
+        else tell_down(s, uv_strerror(status));
+        return;
+    }
     s->tcp.data = s->connect.data = s;
     s->has_tcp = 1;
-    int status = uv_tcp_connect(&s->connect, &s->tcp, s->address->ai_addr, on_connect);
+    set(s, TCP_SYNCNT, 1);              /* one repeat: after 1 + 2 s the next address has its turn */
+    status = uv_tcp_connect(&s->connect, &s->tcp, s->address->ai_addr, on_connect);
     if (status) on_connect(&s->connect, status);
 }
 
