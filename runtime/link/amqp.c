@@ -6,10 +6,10 @@
 #include "base/clock.h"
 #include "link/link.h"
 #include "message/props.h"
-#include "wire/conn.h"
+#include "wire/chan.h"
 #include "wire/stream.h"
 
-enum { READ_ROOM = 256 * 1024, FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024, GAP_US = 50000,
+enum { READ_ROOM = 256 * 1024, FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024, ACK_US = 5000, GAP_US = 50000,
        CLOSE_US = 2000000, LATE_US = 200000, NO_PREFETCH_SLICE = 1024 };
 
 typedef struct request request;

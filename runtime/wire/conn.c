@@ -5,16 +5,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "message/props.h"
+#include "wire/chan.h"
 
 enum { WAIT_START, WAIT_TUNE, WAIT_OPEN, OPEN, CLOSING, DEAD };
-enum { DELIVER = 60, RETURN = 50, MAX_CHANNELS = 2047 };
+enum { MAX_CHANNELS = 2047 };
 
 /* One pool for all that librabbitmq decodes: what it gave is used before the next frame. */
 static amqp_pool_t pool;
 
 static amqp_bytes_t bytes(mx_span s) { return (amqp_bytes_t){s.n, (void *)s.p}; }
+static mx_span span(amqp_bytes_t b) { return (mx_span){b.bytes, b.len}; }
 
-static int write_method(mx_conn *c, uint16_t channel, uint32_t method, void *decoded) {
+int mx_conn_write(mx_conn *c, uint16_t channel, uint32_t method, void *decoded) {
     size_t room = c->frame_max;
     int n = mx_frame_method(mx_buffer_reserve(&c->out, room), room, channel, method, decoded);
     if (n < 0) return n;
@@ -40,10 +42,10 @@ static void die(mx_conn *c, int code, int reply_code, const char *text) {
     c->events->closed(c->arg, code, reply_code, text);
 }
 
-/* The peer broke the protocol: tell it (connection.close), and go. */
-static int broken(mx_conn *c, int reply_code, const char *text) {
+int mx_conn_break(mx_conn *c, int reply_code, const char *text) {
     amqp_connection_close_t m = {.reply_code = (uint16_t)reply_code, .reply_text = amqp_cstring_bytes(text)};
-    write_method(c, 0, AMQP_CONNECTION_CLOSE_METHOD, &m);
+    if (c->state == DEAD) return MX_ECONNECTION;
+    mx_conn_write(c, 0, AMQP_CONNECTION_CLOSE_METHOD, &m);
     die(c, MX_ECONNECTION, reply_code, text);
     return MX_ECONNECTION;
 }
@@ -60,10 +62,10 @@ static int is_control(const uint8_t *p, size_t i) {
 }
 
 /* The broker's text, fit to be printed: no control characters, and no password that it may echo. */
-static const char *printable(mx_conn *c, amqp_bytes_t b) {
+const char *mx_conn_printable(mx_conn *c, mx_span b) {
     static char text[256];
-    const uint8_t *from = b.bytes;
-    size_t n = b.len < sizeof text - 1 ? b.len : sizeof text - 1;
+    const uint8_t *from = b.p;
+    size_t n = b.n < sizeof text - 1 ? b.n : sizeof text - 1;
     for (size_t i = 0; i < n; i++) text[i] = is_control(from, i) ? '?' : (char)from[i];
     text[n] = 0;
     hide_password(c, text, n);
@@ -93,7 +95,7 @@ static int has_plain(amqp_bytes_t mechanisms) {
 
 /* connection.start-ok (1.4.2.2) with SASL PLAIN: NUL user NUL password. */
 static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
-    if (!has_plain(m->mechanisms)) return broken(c, 403, "the broker does not offer PLAIN authentication");
+    if (!has_plain(m->mechanisms)) return mx_conn_break(c, 403, "the broker does not offer PLAIN authentication");
     const mx_conn_options *o = &c->options;
     amqp_table_entry_t abilities[] = {can("publisher_confirms"), can("basic.nack"), can("consumer_cancel_notify"),
                                       can("connection.blocked"), can("authentication_failure_close")};
@@ -103,13 +105,13 @@ static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
     name.value.value.bytes = bytes(o->name);
     amqp_table_entry_t about[] = {entry("product", "mxrun"), entry("platform", "C, LuaJIT"), name, capabilities};
     size_t n = o->user.n + o->password.n + 2;
-    if (n + o->name.n > 3600) return broken(c, 403, "user, password and name must fit into 4096 bytes");
+    if (n + o->name.n > 3600) return mx_conn_break(c, 403, "user, password and name must fit into 4096 bytes");
     uint8_t secret[4096] = {0};
     memcpy(secret + 1, o->user.p, o->user.n);
     memcpy(secret + 2 + o->user.n, o->password.p, o->password.n);
     amqp_connection_start_ok_t ok = {{sizeof about / sizeof *about, about}, amqp_cstring_bytes("PLAIN"), {n, secret},
                                      amqp_cstring_bytes("en_US")};
-    int code = write_method(c, 0, AMQP_CONNECTION_START_OK_METHOD, &ok);
+    int code = mx_conn_write(c, 0, AMQP_CONNECTION_START_OK_METHOD, &ok);
     explicit_bzero(secret, sizeof secret);
     c->state = WAIT_TUNE;
     return code;
@@ -119,7 +121,7 @@ static uint32_t smaller(uint32_t a, uint32_t b) { return !a ? b : !b ? a : a < b
 
 /* connection.tune-ok, then open (1.4.2.6, 1.4.2.7): the smaller of what both want; 0 is no limit. */
 static int answer_tune(mx_conn *c, amqp_connection_tune_t *m) {
-    if (m->frame_max && m->frame_max < MX_FRAME_MIN) return broken(c, 501, "the broker wants frames below 4096 bytes");
+    if (m->frame_max && m->frame_max < MX_FRAME_MIN) return mx_conn_break(c, 501, "the broker wants frames below 4096 bytes");
     c->frame_max = smaller(m->frame_max, MX_FRAME_MAX);
     c->channel_max = (uint16_t)smaller(m->channel_max, MAX_CHANNELS);
     /* a peer that wants no heartbeat does not switch ours off: a dead peer must be noticed */
@@ -127,8 +129,8 @@ static int answer_tune(mx_conn *c, amqp_connection_tune_t *m) {
     amqp_connection_tune_ok_t ok = {c->channel_max, c->frame_max, c->heartbeat};
     amqp_connection_open_t open = {.virtual_host = bytes(c->options.vhost)};
     c->state = WAIT_OPEN;
-    write_method(c, 0, AMQP_CONNECTION_TUNE_OK_METHOD, &ok);
-    if (write_method(c, 0, AMQP_CONNECTION_OPEN_METHOD, &open)) return broken(c, 530, "the vhost's name is too long");
+    mx_conn_write(c, 0, AMQP_CONNECTION_TUNE_OK_METHOD, &ok);
+    if (mx_conn_write(c, 0, AMQP_CONNECTION_OPEN_METHOD, &open)) return mx_conn_break(c, 530, "the vhost's name is too long");
     return 0;
 }
 
@@ -139,9 +141,9 @@ static int code_of(int reply_code) {
 
 static int on_close(mx_conn *c, amqp_connection_close_t *m) {
     amqp_connection_close_ok_t ok = {0};
-    write_method(c, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
+    mx_conn_write(c, 0, AMQP_CONNECTION_CLOSE_OK_METHOD, &ok);
     if (c->state == CLOSING) die(c, 0, 0, "closed");
-    else die(c, code_of(m->reply_code), m->reply_code, printable(c, m->reply_text));
+    else die(c, code_of(m->reply_code), m->reply_code, mx_conn_printable(c, span(m->reply_text)));
     return MX_ECONNECTION;
 }
 
@@ -162,179 +164,7 @@ static int on_connection(mx_conn *c, uint32_t method, void *m) {
     if (method == AMQP_CONNECTION_OPEN_OK_METHOD && c->state == WAIT_OPEN) return on_open_ok(c);
     if (method == AMQP_CONNECTION_BLOCKED_METHOD) return c->events->blocked(c->arg, 1), 0;
     if (method == AMQP_CONNECTION_UNBLOCKED_METHOD) return c->events->blocked(c->arg, 0), 0;
-    return broken(c, 503, "COMMAND_INVALID - unexpected method on channel 0");
-}
-
-/* ---- content (4.2.6): method, header, bodies ------------------------------------------------------------------ */
-
-static void keep(uint8_t to[256], amqp_bytes_t from) {
-    to[0] = (uint8_t)from.len;
-    memcpy(to + 1, from.bytes, from.len);
-}
-
-static void refuse_delivery(mx_chan *h, uint64_t tag) {
-    amqp_basic_nack_t nack = {tag, 0, 1};
-    if (h->no_ack) return;              /* it is settled already; to name its tag would close the channel (406) */
-    write_method(h->conn, h->number, AMQP_BASIC_NACK_METHOD, &nack);
-}
-
-static void begin_content(mx_chan *h, uint32_t method, void *decoded) {
-    h->wants_header = 1;
-    if (method == AMQP_BASIC_DELIVER_METHOD) {
-        amqp_basic_deliver_t *m = decoded;
-        h->content = DELIVER;
-        h->tag = m->delivery_tag;
-        h->redelivered = m->redelivered != 0;
-        keep(h->exchange, m->exchange);
-        keep(h->key, m->routing_key);
-        if (!h->inbox || m->consumer_tag.len != h->consumer_tag[0] ||
-            memcmp(m->consumer_tag.bytes, h->consumer_tag + 1, m->consumer_tag.len))
-            h->content = 1;             /* nobody's: assembled only to be given back */
-    } else {
-        amqp_basic_return_t *m = decoded;
-        h->content = RETURN;
-        keep(h->exchange, m->exchange);
-        keep(h->key, m->routing_key);
-    }
-}
-
-static void take_slot(mx_chan *h, mx_msg *m) {
-    m->tag = h->tag;
-    m->redelivered = h->redelivered;
-    h->inbox->tail++;
-    h->inbox->delivered++;
-    if (h->fed != h->conn->fed) h->fed = h->conn->fed, h->taken = 0;
-    if (++h->taken == h->slice) h->conn->sliced = 1;
-}
-
-static void end_content(mx_chan *h) {
-    mx_message *message = h->message;
-    int content = h->content;
-    h->message = NULL;
-    h->content = 0;
-    if (content == RETURN) {
-        mx_props props;
-        mx_span id = {0};
-        if (!mx_props_decode(mx_message_props(message), message->props_size, &props)) id = props.message_id;
-        h->conn->events->returned(h, id, (mx_span){h->exchange + 1, h->exchange[0]}, (mx_span){h->key + 1, h->key[0]});
-        mx_message_unref(message);
-    } else if (content == DELIVER && h->inbox) {
-        mx_msg *m = mx_inbox_slot(h->inbox);
-        mx_inbox_point(m, message);
-        take_slot(h, m);
-    } else {
-        refuse_delivery(h, h->tag);
-        mx_message_unref(message);
-    }
-}
-
-static int on_header(mx_conn *c, mx_chan *h, const mx_frame *f) {
-    if (!h->content || !h->wants_header) return broken(c, 505, "UNEXPECTED_FRAME - header without its method");
-    if (mx_get16(f->payload) != 60 || mx_get16(f->payload + 2)) return broken(c, 501, "FRAME_ERROR - not a basic header");
-    if (mx_props_check(f->payload + 12, f->size - 12)) return broken(c, 501, "FRAME_ERROR - broken properties");
-    h->left = mx_get64(f->payload + 4);
-    if (h->left > c->options.max_body) return broken(c, 501, "a message larger than max_body was delivered");
-    h->wants_header = 0;
-    size_t first = h->left < MX_FRAME_MAX ? h->left : MX_FRAME_MAX;         /* it grows as bytes arrive */
-    h->message = mx_message_new((mx_span){h->exchange + 1, h->exchange[0]}, (mx_span){h->key + 1, h->key[0]},
-                                (mx_span){f->payload + 12, f->size - 12}, first);
-    if (!h->left) end_content(h);
-    return 0;
-}
-
-static int on_body(mx_conn *c, mx_chan *h, const mx_frame *f) {
-    if (!h->content || h->wants_header) return broken(c, 505, "UNEXPECTED_FRAME - body without its header");
-    if (f->size > h->left) return broken(c, 501, "FRAME_ERROR - body larger than announced");
-    h->message = mx_message_append(h->message, f->payload, f->size);
-    h->left -= f->size;
-    if (!h->left) end_content(h);
-    return 0;
-}
-
-/* The common case: the method, its header and one body lie whole in the buffer, and the slot points at them.
- * Returns the bytes of header and body, or 0: then the general way takes them. */
-static size_t deliver_in_place(mx_conn *c, mx_chan *h, const amqp_basic_deliver_t *d, const uint8_t *p, size_t n) {
-    mx_frame header, body;
-    const char *why;
-    if (h->content != DELIVER) return 0;
-    long a = mx_frame_next(p, n, c->frame_max, &header, &why);
-    if (a <= 0 || header.type != MX_FRAME_HEADER || header.channel != h->number) return 0;
-    uint64_t size = mx_get64(header.payload + 4);
-    long b = 0;
-    if (size > c->options.max_body) return 0;
-    if (size) {
-        b = mx_frame_next(p + a, n - (size_t)a, c->frame_max, &body, &why);
-        if (b <= 0 || body.type != MX_FRAME_BODY || body.channel != h->number || body.size != size) return 0;
-    }
-    if (mx_get32(header.payload) != 60 << 16 || mx_props_check(header.payload + 12, header.size - 12)) return 0;
-    mx_msg *m = mx_inbox_slot(h->inbox);
-    m->body = size ? body.payload : header.payload;
-    m->size = size;
-    m->props = header.payload + 12;
-    m->props_size = header.size - 12;
-    m->exchange = d->exchange.bytes;
-    m->exchange_size = (uint8_t)d->exchange.len;
-    m->key = d->routing_key.bytes;
-    m->key_size = (uint8_t)d->routing_key.len;
-    take_slot(h, m);
-    h->content = h->wants_header = 0;
-    return (size_t)(a + b);
-}
-
-/* ---- channels ------------------------------------------------------------------------------------------------- */
-
-static void drop_content(mx_chan *h) {
-    mx_message_unref(h->message);
-    h->message = NULL;
-    h->content = h->wants_header = 0;
-}
-
-static int on_channel(mx_conn *c, mx_chan *h, uint32_t method, void *decoded) {
-    if (method == AMQP_CHANNEL_CLOSE_METHOD) {
-        amqp_channel_close_t *m = decoded;
-        amqp_channel_close_ok_t ok = {0};
-        write_method(c, h->number, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok);
-        drop_content(h);
-        if (h->state == MX_CHAN_CLOSING) return 0;              /* ours is under way: its close-ok ends it */
-        h->state = MX_CHAN_CLOSED;
-        c->events->chan_closed(h, m->reply_code, printable(c, m->reply_text));
-        return 0;
-    }
-    if (h->state == MX_CHAN_CLOSING && method != AMQP_CHANNEL_CLOSE_OK_METHOD) return 0;
-    if (h->content) return broken(c, 505, "UNEXPECTED_FRAME - method inside a content");
-    switch (method) {
-    case AMQP_BASIC_ACK_METHOD: {
-        amqp_basic_ack_t *m = decoded;
-        c->events->confirm(h, m->delivery_tag, m->multiple, 0);
-        return 0;
-    }
-    case AMQP_BASIC_NACK_METHOD: {
-        amqp_basic_nack_t *m = decoded;
-        c->events->confirm(h, m->delivery_tag, m->multiple, 1);
-        return 0;
-    }
-    case AMQP_BASIC_DELIVER_METHOD:
-    case AMQP_BASIC_RETURN_METHOD: begin_content(h, method, decoded); return 0;
-    case AMQP_BASIC_CANCEL_METHOD: c->events->cancelled(h); return 0;       /* never answered: RabbitMQ closes with 503 */
-    case AMQP_CHANNEL_FLOW_METHOD: {
-        amqp_channel_flow_ok_t ok = {((amqp_channel_flow_t *)decoded)->active};
-        h->paused = !ok.active;
-        write_method(c, h->number, AMQP_CHANNEL_FLOW_OK_METHOD, &ok);
-        return 0;
-    }
-    case AMQP_CHANNEL_OPEN_OK_METHOD:
-        if (h->state != MX_CHAN_OPENING) break;
-        h->state = MX_CHAN_OPEN;
-        c->events->reply(h, method, decoded);
-        return 0;
-    case AMQP_CHANNEL_CLOSE_OK_METHOD:
-        if (h->state != MX_CHAN_CLOSING) break;
-        h->state = MX_CHAN_CLOSED;
-        c->events->reply(h, method, decoded);
-        return 0;
-    default: c->events->reply(h, method, decoded); return 0;
-    }
-    return broken(c, 503, "COMMAND_INVALID - unexpected method");
+    return mx_conn_break(c, 503, "COMMAND_INVALID - unexpected method on channel 0");
 }
 
 /* Tables inside methods are checked before librabbitmq recurses into them; only start has one that a broker sends. */
@@ -349,16 +179,13 @@ static int on_method(mx_conn *c, mx_chan *h, const mx_frame *f, size_t rest, siz
     uint32_t method = mx_get32(f->payload);
     void *decoded;
     *more = 0;
-    if (!has_sound_tables(method, f->payload + 4, f->size - 4)) return broken(c, 502, "SYNTAX_ERROR - broken table");
+    if (!has_sound_tables(method, f->payload + 4, f->size - 4)) return mx_conn_break(c, 502, "SYNTAX_ERROR - broken table");
     recycle_amqp_pool(&pool);
     if (amqp_decode_method(method, &pool, (amqp_bytes_t){f->size - 4, (void *)(f->payload + 4)}, &decoded) < 0)
-        return broken(c, 502, "SYNTAX_ERROR - cannot decode a method");
-    if ((method >> 16 == 10) != !h) return broken(c, 504, "CHANNEL_ERROR - method on the wrong channel");
+        return mx_conn_break(c, 502, "SYNTAX_ERROR - cannot decode a method");
+    if ((method >> 16 == 10) != !h) return mx_conn_break(c, 504, "CHANNEL_ERROR - method on the wrong channel");
     if (!h) return on_connection(c, method, decoded);
-    int code = on_channel(c, h, method, decoded);
-    if (!code && method == AMQP_BASIC_DELIVER_METHOD)
-        *more = deliver_in_place(c, h, decoded, f->payload + f->size + 1, rest);
-    return code;
+    return mx_chan_on_method(h, method, decoded, f->payload + f->size + 1, rest, more);
 }
 
 static mx_chan *channel_of(mx_conn *c, uint16_t number) { return number < c->channels ? c->channel[number] : NULL; }
@@ -366,17 +193,16 @@ static mx_chan *channel_of(mx_conn *c, uint16_t number) { return number < c->cha
 static int on_frame(mx_conn *c, const mx_frame *f, size_t rest, size_t *more) {
     mx_chan *h = NULL;
     *more = 0;
-    if (f->type == MX_FRAME_HEARTBEAT) return f->channel ? broken(c, 501, "FRAME_ERROR - heartbeat on a channel") : 0;
+    if (f->type == MX_FRAME_HEARTBEAT) return f->channel ? mx_conn_break(c, 501, "FRAME_ERROR - heartbeat on a channel") : 0;
     if (f->channel) {
         if (c->state == CLOSING) return 0;
         h = channel_of(c, f->channel);
-        if (!h) return broken(c, 504, "CHANNEL_ERROR - a channel that is not open");
+        if (!h) return mx_conn_break(c, 504, "CHANNEL_ERROR - a channel that is not open");
         if (h->state == MX_CHAN_CLOSED) return 0;               /* what was under way when it closed */
     }
     if (f->type == MX_FRAME_METHOD) return on_method(c, h, f, rest, more);
-    if (!h) return broken(c, 505, "UNEXPECTED_FRAME - content on channel 0");
-    if (h->state == MX_CHAN_CLOSING) return 0;
-    return f->type == MX_FRAME_HEADER ? on_header(c, h, f) : on_body(c, h, f);
+    if (!h) return mx_conn_break(c, 505, "UNEXPECTED_FRAME - content on channel 0");
+    return mx_chan_on_content(h, f);
 }
 
 /* ---- what the header promises ----------------------------------------------------------------------------------- */
@@ -427,7 +253,7 @@ size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again) {
         long size = mx_frame_next(p + used, n - used, c->frame_max, &f, &why);
         if (size == 0) break;
         if (size < 0) {
-            broken(c, 501, why);
+            mx_conn_break(c, 501, why);
             break;
         }
         if (is_full(c, &f)) {
@@ -452,7 +278,7 @@ void mx_conn_close(mx_conn *c) {
         die(c, 0, 0, "closed");
         return;
     }
-    write_method(c, 0, AMQP_CONNECTION_CLOSE_METHOD, &m);
+    mx_conn_write(c, 0, AMQP_CONNECTION_CLOSE_METHOD, &m);
     c->state = CLOSING;
 }
 
@@ -461,10 +287,6 @@ void mx_conn_fail(mx_conn *c, int code, const char *text) {
     if (c->state == WAIT_TUNE && code == MX_ECONNECTION) text = "the broker closed the connection while logging in";
     if (c->state == CLOSING) die(c, 0, 0, "closed");
     else die(c, code, 0, text);
-}
-
-void mx_conn_break(mx_conn *c, int reply_code, const char *text) {
-    if (c->state != DEAD) broken(c, reply_code, text);
 }
 
 void mx_conn_heartbeat(mx_conn *c) {
@@ -476,48 +298,3 @@ void mx_conn_heartbeat(mx_conn *c) {
 }
 
 int mx_conn_is_open(const mx_conn *c) { return c->state == OPEN; }
-
-/* Next-fit, so that a number is used again as late as possible. */
-static uint32_t free_number(mx_conn *c) {
-    for (uint32_t k = 0; k < c->channel_max; k++) {
-        uint32_t i = c->next_number % c->channel_max + 1;
-        c->next_number = i;
-        if (i >= c->channels || !c->channel[i]) return i;
-    }
-    return 0;
-}
-
-mx_chan *mx_chan_new(mx_conn *c, void *arg) {
-    amqp_channel_open_t m = {0};
-    uint32_t number = free_number(c);
-    if (!number || c->state != OPEN) return NULL;
-    if (number >= c->channels) {
-        uint32_t room = number + 16;
-        c->channel = mx_realloc(c->channel, room * sizeof *c->channel);
-        memset(c->channel + c->channels, 0, (room - c->channels) * sizeof *c->channel);
-        c->channels = room;
-    }
-    mx_chan *h = c->channel[number] = mx_zalloc(sizeof *h);
-    h->conn = c;
-    h->arg = arg;
-    h->number = (uint16_t)number;
-    h->state = MX_CHAN_OPENING;
-    write_method(c, h->number, AMQP_CHANNEL_OPEN_METHOD, &m);
-    return h;
-}
-
-void mx_chan_close(mx_chan *h) {
-    amqp_channel_close_t m = {.reply_code = 200, .reply_text = amqp_cstring_bytes("bye")};
-    drop_content(h);
-    h->state = MX_CHAN_CLOSING;
-    write_method(h->conn, h->number, AMQP_CHANNEL_CLOSE_METHOD, &m);
-}
-
-void mx_chan_free(mx_chan *h) {
-    drop_content(h);
-    h->conn->channel[h->number] = NULL;
-    free(h);
-}
-
-int mx_chan_method(mx_chan *h, uint32_t method, void *decoded) { return write_method(h->conn, h->number, method, decoded); }
-

@@ -21,27 +21,6 @@ typedef struct mx_conn_events {
     void (*cancelled)(mx_chan *c);
 } mx_conn_events;
 
-enum { MX_CHAN_CLOSED, MX_CHAN_OPENING, MX_CHAN_OPEN, MX_CHAN_CLOSING };
-
-struct mx_chan {
-    mx_conn *conn;
-    void *arg;                          /* the owner's */
-    uint16_t number;
-    uint8_t state;
-    uint8_t content;                    /* what is being assembled: 0, or a method's low byte */
-    uint64_t left;                      /* body bytes still to come */
-    uint8_t wants_header;
-    uint8_t no_ack;                     /* its consumer does not ack: nothing can be given back */
-    uint8_t redelivered;
-    uint64_t tag;
-    uint8_t exchange[256], key[256], consumer_tag[256];         /* [0] is the length; consumer_tag: of the inbox */
-    mx_message *message;                /* in assembly */
-    mx_inbox *inbox;                    /* where deliveries go; NULL: they are refused */
-    uint8_t paused;                     /* channel.flow (1.5.2.3): the broker wants no publishes */
-    uint32_t slice;                     /* deliveries to take in one feed; 0: no limit */
-    uint32_t taken, fed;                /* deliveries taken in the feed of that number */
-};
-
 typedef struct mx_conn_options {
     mx_span user, password, vhost, name;
     int heartbeat;                      /* seconds; 0: none unless the broker wants one */
@@ -53,7 +32,6 @@ struct mx_conn {
     uint32_t frame_max;
     uint16_t channel_max, heartbeat;
     int state;
-    int reason;                         /* what closed reports at the end of our close */
     const mx_conn_events *events;
     void *arg;
     mx_conn_options options;
@@ -71,14 +49,11 @@ size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again);
 void mx_conn_close(mx_conn *c);         /* connection.close (1.4.2.8); closed is called when it is answered */
 void mx_conn_fail(mx_conn *c, int code, const char *text);      /* the stream is gone, or a deadline passed */
 /* The broker broke the protocol: it is told (connection.close), then as fail. */
-void mx_conn_break(mx_conn *c, int reply_code, const char *text);
+int mx_conn_break(mx_conn *c, int reply_code, const char *text);     /* MX_ECONNECTION */
 void mx_conn_heartbeat(mx_conn *c);
 int mx_conn_is_open(const mx_conn *c);
 
-/* NULL: no number is free. The broker's answer comes as reply(channel.open-ok). */
-mx_chan *mx_chan_new(mx_conn *c, void *arg);
-/* channel.close (1.5.2.5), also before open-ok came; reply(channel.close-ok); then mx_chan_free. */
-void mx_chan_close(mx_chan *c);
-void mx_chan_free(mx_chan *c);
-int mx_chan_method(mx_chan *c, uint32_t method, void *decoded); /* 0 or MX_EVALIDATION */
+/* For channels. */
+int mx_conn_write(mx_conn *c, uint16_t channel, uint32_t method, void *decoded);       /* into out; 0 or MX_EVALIDATION */
+const char *mx_conn_printable(mx_conn *c, mx_span text);       /* of the broker, fit for a log; valid until the next call */
 #endif

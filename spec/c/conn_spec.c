@@ -5,7 +5,7 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include "wire/conn.h"
+#include "wire/chan.h"
 
 static mx_conn *conn;
 static mx_inbox inbox;
