@@ -172,7 +172,7 @@ return function(d) return function()
     inbox.head = h + 1
     t.work = t.work + 1
     local verdict, why = handler(Ref(m, h, number))
-    if (verdict == nil or verdict == true) and not d.late then
+    if (verdict == true or verdict == nil and why == nil) and not d.late then
       m.verdict = 1
     else
       decide(d, h, verdict, why)
