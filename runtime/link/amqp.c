@@ -39,7 +39,7 @@ typedef struct consumer {
     line line;
     uint32_t cancel_ticket, close_ticket, prefetch;
     int closing, no_ack;
-    mx_timer gaps;
+    mx_timer acks, gaps;                /* of what is settled in order; of what lies beyond a gap */
 } consumer;
 
 typedef struct publisher {
@@ -66,7 +66,12 @@ struct amqp {
 
 static mx_waits *waits(amqp *a) { return &a->base.runtime->waits.pub; }
 static mx_timers *timers(amqp *a) { return &a->base.runtime->timers; }
-static void wake(amqp *a) { a->base.runtime->wake(a->base.runtime); }
+/* A slice is due; wake: and Lua is to look at what has changed. */
+static void stir(amqp *a) { a->base.runtime->wake(a->base.runtime); }
+static void wake(amqp *a) {
+    a->base.runtime->news = 1;
+    stir(a);
+}
 static consumer *consumer_of(line *l) { return (consumer *)((char *)l - offsetof(consumer, line)); }
 static publisher *publisher_of(line *l) { return (publisher *)((char *)l - offsetof(publisher, line)); }
 
@@ -228,18 +233,40 @@ static void on_gaps(mx_timer *t, void *arg) {
     wake(c->line.link);
 }
 
+static void settle_now(consumer *c) {
+    mx_timer_stop(timers(c->line.link), &c->acks);
+    mx_inbox_settle(&c->base.inbox, settles(c), c->line.chan);
+    if (c->line.link->conn->stalled) wake(c->line.link);        /* there is room again for what was held up */
+}
+
+static void on_acks(mx_timer *t, void *arg) {
+    consumer *c = arg;
+    (void)t;
+    settle_now(c);
+    wake(c->line.link);
+}
+
+/* Each ack costs a busy broker more than a delivery. While more input is at hand, one is for a quarter of the prefetch,
+ * so that both work at once; when deliveries come in dribbles, for a half. None is older than 5 ms. */
+static int may_wait(const consumer *c) {
+    const mx_inbox *ib = &c->base.inbox;
+    uint32_t enough = c->line.link->again ? c->line.chan->slice : 2 * c->line.chan->slice;
+    return ib->state == MX_OPEN && !c->no_ack && ib->head - ib->settled < enough && ib->head - ib->settled <= c->prefetch / 2;
+}
+
 static void settle(consumer *c) {
     mx_inbox *ib = &c->base.inbox;
+    uint64_t now = mx_clock_us();
     if (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict) {
-        mx_inbox_settle(ib, settles(c), c->line.chan);
-        if (c->line.link->conn->stalled) wake(c->line.link);    /* there is room again for what was held up */
+        if (!may_wait(c)) settle_now(c);
+        else if (!c->acks.place) mx_timer_set(timers(c->line.link), &c->acks, now + ACK_US);
     }
-    if (ib->head - ib->settled > 1 && !c->gaps.place)
-        mx_timer_set(timers(c->line.link), &c->gaps, mx_clock_us() + GAP_US);
+    if (ib->head - ib->settled > 1 && !c->gaps.place) mx_timer_set(timers(c->line.link), &c->gaps, now + GAP_US);
 }
 
 static void free_consumer(consumer *c) {
     amqp *a = c->line.link;
+    mx_timer_stop(timers(a), &c->acks);
     mx_timer_stop(timers(a), &c->gaps);
     drop_line(&c->line);
     mx_inbox_fini(&c->base.inbox);
@@ -279,8 +306,9 @@ static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t tick
     mx_inbox *ib = &c->base.inbox;
     mx_inbox_init(ib, o->prefetch);
     c->base.link = &a->base;
+    c->acks.fire = on_acks;
     c->gaps.fire = on_gaps;
-    c->gaps.arg = c;
+    c->acks.arg = c->gaps.arg = c;
     c->prefetch = o->prefetch;
     c->no_ack = (o->flags & MX_F_NO_ACK) != 0;
     add_line(&c->line, CONSUMER, a);
@@ -531,7 +559,7 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     long n = encode(a, mx_buffer_reserve(out, most), p->line.chan->number, exchange, key, body, props, flags & MX_MANDATORY);
     if (n < 0) return (double)n;
     out->len += (size_t)n;
-    if (!p->unflushed++) wake(a);
+    p->unflushed++;
     double seq = mx_confirm_add(c, mx_clock_us(), timeout, hash);
     if (p->unflushed >= (pub->window + 3) / 4 || mx_buffer_pending(out) >= FLUSH_BYTES) {
         p->unflushed = 0;
@@ -660,7 +688,8 @@ static void on_confirm(mx_chan *h, uint64_t tag, int multiple, int nack) {
     amqp *a = l->link;
     if (l->kind != PUBLISHER || mx_confirm_settle(&publisher_of(l)->base.confirm, tag, multiple, nack))
         mx_conn_break(a->conn, 503, "COMMAND_INVALID - a confirm for what was not published");
-    wake(a);
+    else if (publisher_of(l)->base.confirm.pub.seq == publisher_of(l)->base.confirm.pub.settled)
+        wake(a);                        /* the process may be done */
 }
 
 static void on_returned(mx_chan *h, mx_span id, mx_span exchange, mx_span key) {
@@ -718,13 +747,13 @@ static void on_data(void *arg, size_t n) {
     a->in_len += n;
     a->heard_us = mx_clock_us();
     a->again = 1;
-    wake(a);
+    stir(a);
 }
 
 static void on_drained(void *arg) {
     amqp *a = arg;
     write_out(a);
-    wake(a);                            /* flush lets the publishers go on */
+    stir(a);                            /* flush lets the publishers go on */
 }
 
 static void on_down(void *arg, const char *why) { mx_conn_fail(((amqp *)arg)->conn, MX_ECONNECTION, why); }
@@ -744,6 +773,8 @@ static int fill(mx_link *link) {
     if (!a->again || link->state == MX_CLOSED) return 0;
     a->in_off += mx_conn_feed(a->conn, a->in + a->in_off, a->in_len - a->in_off, &a->again);
     if (a->conn->stalled) a->again = 1;
+    for (line *l = a->lines; l; l = l->next)
+        if (l->kind == CONSUMER && consumer_of(l)->base.inbox.head != consumer_of(l)->base.inbox.tail) a->base.runtime->news = 1;
     if (!a->stream || link->state == MX_CLOSED) return 0;
     if (has_room(a)) mx_stream_resume(a->stream);
     return a->again && !a->conn->stalled;
@@ -818,12 +849,18 @@ static void release(amqp *a) {
     free(a);
 }
 
+static void settle_all(amqp *a) {
+    for (line *l = a->lines; l; l = l->next)
+        if (l->kind == CONSUMER) settle_now(consumer_of(l));
+}
+
 static void close_link(mx_link *link, uint32_t ticket) {
     amqp *a = (amqp *)link;
     if (a->close_ticket) return;
     a->close_ticket = ticket ? ticket : UINT32_MAX;
     wake(a);
     if (link->state == MX_CLOSED) return;
+    settle_all(a);
     flush(link);
     link->state = MX_CLOSING;
     mx_timer_set(timers(a), &a->limit, mx_clock_us() + CLOSE_US);

@@ -42,7 +42,10 @@ struct embedded {
 static uint32_t rounds;                 /* counts fills of any link */
 
 static mx_waits *waits(embedded *e) { return &e->base.runtime->waits.pub; }
-static void wake(embedded *e) { e->base.runtime->wake(e->base.runtime); }
+static void wake(embedded *e) {
+    e->base.runtime->news = 1;
+    e->base.runtime->wake(e->base.runtime);
+}
 
 static void post(embedded *e, uint32_t ticket, mx_reply *r) {
     mx_wait_post(waits(e), ticket, 0, r);

@@ -32,7 +32,8 @@ struct mx_runtime {
     mx_waitroom waits;
     mx_turn turn;
     mx_link_base *links;                /* open ones, for the turn */
-    void (*wake)(mx_runtime *r);        /* a turn is needed although no I/O is due; may be called from fill, flush, publish, timers */
+    void (*wake)(mx_runtime *r);        /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
+    int news;                           /* Lua is to look: deliveries, changed states; posts count without it */
 };
 
 /* Every filling starts with this; inboxes and publishers start with a pointer to it behind their public part. */

@@ -34,18 +34,24 @@ static void flush(mx_worker *w) {
     }
 }
 
+/* Most of what a publishing connection reads are confirms that nobody waits for: Lua need not look at each. */
+static int is_for_lua(const mx_worker *w) {
+    const mx_waits *posts = &w->runtime.waits.pub;
+    return w->runtime.news || posts->head != posts->tail || w->runtime.turn.again;
+}
+
 /* One slice: what came in, what Lua makes of it, what goes out. Not 0: there is more to do. */
 static int slice(mx_worker *w) {
     w->due = 0;
-    w->runtime.turn.again = 0;
-    int more = fill(w);
-    if (w->turn(w->turn_arg)) {
-        flush(w);
-        uv_stop(&w->loop);
-        return 0;
+    int more = fill(w), leave = 0;
+    if (is_for_lua(w)) {
+        w->runtime.news = 0;
+        w->runtime.turn.again = 0;
+        leave = w->turn(w->turn_arg);
     }
     flush(w);
-    return more || w->due || w->runtime.turn.again;
+    if (leave) uv_stop(&w->loop);
+    return !leave && (more || w->due || w->runtime.turn.again);
 }
 
 static void keep_awake(mx_worker *w, int on) {
@@ -53,16 +59,22 @@ static void keep_awake(mx_worker *w, int on) {
     else uv_idle_stop(&w->idle);
 }
 
+/* A publish that ran out of time, say, may have been the last that the script waited for. */
+static int run_timers(mx_worker *w, uint64_t now) {
+    if (mx_timers_next(&w->runtime.timers) > now || !mx_timers_run(&w->runtime.timers, now)) return 0;
+    return w->runtime.news = 1;
+}
+
 static void on_check(uv_check_t *h) {
     mx_worker *w = h->data;
     uint64_t start = mx_clock_us(), now = start;
-    size_t fired = mx_timers_run(&w->runtime.timers, now);
+    int fired = run_timers(w, now);
     if (!w->due && !fired && !uv_is_active((uv_handle_t *)&w->idle)) return;
     int more;
     do {
         more = slice(w);
         now = mx_clock_us();
-        if (mx_timers_next(&w->runtime.timers) <= now) mx_timers_run(&w->runtime.timers, now), more = 1;
+        more |= run_timers(w, now);
     } while (more && now - start < DRAIN_US);
     mx_hist_add(w->runtime.turn.lag, now - start, 1);
     keep_awake(w, more);
@@ -92,6 +104,7 @@ static void on_signal(uv_signal_t *h, int number) {
     mx_worker *w = h->data;
     (void)number;
     w->runtime.turn.signals++;
+    w->runtime.news = 1;
     w->due = 1;
 }
 
@@ -125,7 +138,7 @@ int mx_worker_init(mx_worker *w) {
 }
 
 void mx_worker_run(mx_worker *w) {
-    w->due = 1;
+    w->due = w->runtime.news = 1;
     keep_awake(w, 1);
     uv_run(&w->loop, UV_RUN_DEFAULT);
 }
