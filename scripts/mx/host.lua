@@ -127,7 +127,7 @@ return function(host)
   local function end_links()
     finished = true
     turn.start(function()
-      for _, c in ipairs(conns.open) do c:close() end
+      for _, c in ipairs { unpack(conns.open) } do c:close() end      -- close() takes it off the list
     end, function() quit(exit_code) end)
   end
 
