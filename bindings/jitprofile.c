@@ -16,7 +16,7 @@ static lua_State *state;
 static void on_sample(void *data, lua_State *L, int samples, int vmstate) { (void)data, (void)L, (void)samples, (void)vmstate; }
 
 static void push_error(lua_State *L) {
-    lua_getfield(L, LUA_REGISTRYINDEX, "mx.interrupted");       /* the error's metatable, put there by mx/turn.lua */
+    lua_getfield(L, LUA_REGISTRYINDEX, "mx.interrupted"); /* the error's metatable, put there by mx/turn.lua */
     lua_newtable(L);
     lua_pushliteral(L, "interrupted");
     lua_setfield(L, -2, "code");

@@ -11,7 +11,7 @@
 
 struct mx_script {
     lua_State *L;
-    int turn;                           /* reference of the turn function */
+    int turn; /* reference of the turn function */
     mx_runtime *runtime;
     const mx_options *options;
 };
@@ -78,14 +78,13 @@ static void push_host(mx_script *s) {
 }
 
 /* mxrun's own Lua from files, under the same chunk names as when it is built in. */
-static const char from_files[] =
-    "local directory = ... table.insert(package.loaders, 1, function(name)\n"
-    "  local path = name:gsub('%.', '/') .. '.lua'\n"
-    "  local file = name:find('^mx') and io.open(directory .. '/' .. path)\n"
-    "  if not file then return '' end\n"
-    "  local text = file:read('*a') file:close()\n"
-    "  return assert(loadstring(text, '@' .. path))\n"
-    "end)";
+static const char from_files[] = "local directory = ... table.insert(package.loaders, 1, function(name)\n"
+                                 "  local path = name:gsub('%.', '/') .. '.lua'\n"
+                                 "  local file = name:find('^mx') and io.open(directory .. '/' .. path)\n"
+                                 "  if not file then return '' end\n"
+                                 "  local text = file:read('*a') file:close()\n"
+                                 "  return assert(loadstring(text, '@' .. path))\n"
+                                 "end)";
 
 static void read_scripts_from(lua_State *L, const char *directory) {
     if (luaL_loadbuffer(L, from_files, sizeof from_files - 1, "=scripts")) lua_error(L);

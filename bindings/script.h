@@ -8,7 +8,7 @@
 
 typedef struct mx_script mx_script;
 
-mx_script *mx_script_new(mx_runtime *r, const mx_options *o);   /* NULL: said why on stderr */
-int mx_script_turn(void *script);       /* one turn; not 0: the script has ended */
+mx_script *mx_script_new(mx_runtime *r, const mx_options *o); /* NULL: said why on stderr */
+int mx_script_turn(void *script);                             /* one turn; not 0: the script has ended */
 void mx_script_close(mx_script *s);
 #endif

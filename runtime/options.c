@@ -87,7 +87,10 @@ static void unknown(mx_options *o, const char *word) {
 }
 
 static double seconds(mx_options *o, const char *name, const char *text) {
-    static const struct { const char *unit; double factor; } units[] = {{"", 1}, {"s", 1}, {"ms", 0.001}, {"m", 60}, {"h", 3600}};
+    static const struct {
+        const char *unit;
+        double factor;
+    } units[] = {{"", 1}, {"s", 1}, {"ms", 0.001}, {"m", 60}, {"h", 3600}};
     char *end;
     double value = strtod(text, &end);
     for (size_t i = 0; end != text && value >= 0 && i < sizeof units / sizeof *units; i++)
@@ -134,8 +137,14 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     case TURN_LIMIT: o->turn_limit = seconds(o, name, value); break;
     case DRAIN: o->drain = seconds(o, name, value); break;
     case SCRIPTS: o->scripts = value; break;
-    case HELP: fputs(help, stdout); leave(o, 0); break;
-    case VERSION: puts("mxrun " MX_VERSION); leave(o, 0); break;
+    case HELP:
+        fputs(help, stdout);
+        leave(o, 0);
+        break;
+    case VERSION:
+        puts("mxrun " MX_VERSION);
+        leave(o, 0);
+        break;
     }
 }
 
@@ -194,7 +203,7 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
     }
     while (!o->command && !o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {
         if (environment_urls && find(argv[at], strcspn(argv[at], "=")) == URL) {
-            forget_urls(o);             /* options beat the environment */
+            forget_urls(o); /* options beat the environment */
             environment_urls = 0;
         }
         at += option(o, argc, argv, at);

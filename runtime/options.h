@@ -7,16 +7,16 @@ typedef struct mx_pair {
 } mx_pair;
 
 typedef struct mx_options {
-    const char *command;                /* "test", or NULL: run file */
+    const char *command; /* "test", or NULL: run file */
     const char *file, *eval, *log, *log_level, *scripts;
     const char **urls;
     int url_count;
     mx_pair *set;
     int set_count;
-    char **args;                        /* what follows the file; args[-1] need not be the file */
+    char **args; /* what follows the file; args[-1] need not be the file */
     int arg_count;
-    double turn_limit, drain;           /* seconds */
-    int exit_now;                       /* --help, --version or misuse: leave with exit_code */
+    double turn_limit, drain; /* seconds */
+    int exit_now;             /* --help, --version or misuse: leave with exit_code */
     int exit_code;
 } mx_options;
 

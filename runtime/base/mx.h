@@ -6,21 +6,21 @@
 #include "abi.h"
 
 /* name of the enum, its number, what Lua calls it, its text, worth trying again? */
-#define MX_ERROR_MAP(X)                                                    \
-    X(TIMEOUT, 1, "timeout", "ran out of time", 1)                         \
-    X(BACKPRESSURE, 2, "backpressure", "too much is in flight", 1)         \
-    X(UNROUTABLE, 3, "unroutable", "no queue is bound for this key", 0)    \
-    X(NACKED, 4, "nacked", "the broker refused the message", 1)            \
-    X(CONNECTION, 5, "connection", "the connection failed", 1)             \
-    X(CHANNEL, 6, "channel", "the broker closed the channel", 0)           \
-    X(ACCESS, 7, "access", "access refused", 0)                            \
-    X(CONFIG, 8, "config", "wrong configuration", 0)                       \
-    X(VALIDATION, 9, "validation", "invalid argument", 0)                  \
-    X(SERIALIZATION, 10, "serialization", "cannot encode or decode", 0)    \
-    X(MEMORY, 11, "memory", "out of memory", 1)                            \
-    X(CLOSED, 12, "closed", "closed", 0)                                   \
-    X(INTERRUPTED, 13, "interrupted", "interrupted", 1)                    \
-    X(INTERNAL, 14, "internal", "internal error", 0)                       \
+#define MX_ERROR_MAP(X)                                                                                                          \
+    X(TIMEOUT, 1, "timeout", "ran out of time", 1)                                                                               \
+    X(BACKPRESSURE, 2, "backpressure", "too much is in flight", 1)                                                               \
+    X(UNROUTABLE, 3, "unroutable", "no queue is bound for this key", 0)                                                          \
+    X(NACKED, 4, "nacked", "the broker refused the message", 1)                                                                  \
+    X(CONNECTION, 5, "connection", "the connection failed", 1)                                                                   \
+    X(CHANNEL, 6, "channel", "the broker closed the channel", 0)                                                                 \
+    X(ACCESS, 7, "access", "access refused", 0)                                                                                  \
+    X(CONFIG, 8, "config", "wrong configuration", 0)                                                                             \
+    X(VALIDATION, 9, "validation", "invalid argument", 0)                                                                        \
+    X(SERIALIZATION, 10, "serialization", "cannot encode or decode", 0)                                                          \
+    X(MEMORY, 11, "memory", "out of memory", 1)                                                                                  \
+    X(CLOSED, 12, "closed", "closed", 0)                                                                                         \
+    X(INTERRUPTED, 13, "interrupted", "interrupted", 1)                                                                          \
+    X(INTERNAL, 14, "internal", "internal error", 0)                                                                             \
     X(AGAIN, 15, "again", "not now", 1)
 
 enum {
@@ -31,8 +31,8 @@ enum {
 
 #define MX_EXPORT __attribute__((visibility("default")))
 
-void *mx_zalloc(size_t n);              /* zeroed; aborts with a line when there is no memory */
-void *mx_realloc(void *p, size_t n);    /* as realloc; aborts likewise */
+void *mx_zalloc(size_t n);           /* zeroed; aborts with a line when there is no memory */
+void *mx_realloc(void *p, size_t n); /* as realloc; aborts likewise */
 char *mx_strndup(const void *p, size_t n);
 
 static inline mx_span mx_span_of(const char *s) {

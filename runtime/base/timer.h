@@ -9,7 +9,7 @@
 
 typedef struct mx_timer {
     uint64_t due_us;
-    size_t place;                       /* in the heap, from 1; 0: stopped */
+    size_t place; /* in the heap, from 1; 0: stopped */
     void (*fire)(struct mx_timer *t, void *arg);
     void *arg;
 } mx_timer;
@@ -20,8 +20,8 @@ typedef struct mx_timers {
 } mx_timers;
 
 void mx_timers_fini(mx_timers *h);
-void mx_timer_set(mx_timers *h, mx_timer *t, uint64_t due_us);   /* also moves one that runs */
+void mx_timer_set(mx_timers *h, mx_timer *t, uint64_t due_us); /* also moves one that runs */
 void mx_timer_stop(mx_timers *h, mx_timer *t);
-uint64_t mx_timers_next(const mx_timers *h);                     /* the earliest due_us; UINT64_MAX: none */
-size_t mx_timers_run(mx_timers *h, uint64_t now_us);             /* fires what is due; returns how many */
+uint64_t mx_timers_next(const mx_timers *h);         /* the earliest due_us; UINT64_MAX: none */
+size_t mx_timers_run(mx_timers *h, uint64_t now_us); /* fires what is due; returns how many */
 #endif

@@ -59,7 +59,7 @@ static mx_waiting *sit(mx_waitroom *w) {
         w->free_seat = s->next_free;
         return s;
     }
-    if (w->seats == MAX_SEATS) abort();     /* four million waits at once: memory ends long before */
+    if (w->seats == MAX_SEATS) abort(); /* four million waits at once: memory ends long before */
     if ((w->seats & (w->seats - 1)) == 0) w->seat = mx_realloc(w->seat, (w->seats ? 2 * w->seats : 1) * sizeof *w->seat);
     mx_waiting *s = mx_zalloc(sizeof *s);
     s->room = w;

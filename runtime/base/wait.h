@@ -9,7 +9,7 @@
 
 typedef struct mx_waiting mx_waiting;
 typedef struct mx_waitroom {
-    mx_waits pub;                       /* first: what Lua sees */
+    mx_waits pub; /* first: what Lua sees */
     mx_timers *timers;
     mx_waiting **seat;
     uint32_t seats, free_seat;
@@ -19,5 +19,5 @@ void mx_waits_init(mx_waitroom *w, mx_timers *timers);
 void mx_waits_fini(mx_waitroom *w);
 /* Posts the ticket; 0 or stale: only frees the reply. The reply passes to whoever takes the post. */
 void mx_wait_post(mx_waits *w, uint32_t ticket, int code, mx_reply *reply);
-mx_reply *mx_reply_new(int code, int reply_code, const void *text, size_t size);   /* text is copied */
+mx_reply *mx_reply_new(int code, int reply_code, const void *text, size_t size); /* text is copied */
 #endif

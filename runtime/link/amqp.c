@@ -9,8 +9,16 @@
 #include "wire/chan.h"
 #include "wire/stream.h"
 
-enum { READ_ROOM = 256 * 1024, FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024, ACK_US = 5000, GAP_US = 50000,
-       CLOSE_US = 2000000, LATE_US = 200000, NO_PREFETCH_SLICE = 1024 };
+enum {
+    READ_ROOM = 256 * 1024,
+    FLUSH_BYTES = 128 * 1024,
+    HIGH_WATER = 8 * 1024 * 1024,
+    ACK_US = 5000,
+    GAP_US = 50000,
+    CLOSE_US = 2000000,
+    LATE_US = 200000,
+    NO_PREFETCH_SLICE = 1024
+};
 
 typedef struct request request;
 typedef struct amqp amqp;
@@ -18,50 +26,50 @@ typedef struct amqp amqp;
 /* A method that waits for its answer. */
 struct request {
     request *next;
-    uint32_t ticket, method;            /* the method as sent */
+    uint32_t ticket, method; /* the method as sent */
     size_t size;
-    uint8_t frame[];                    /* its payload, encoded; channel 0 until it is sent */
+    uint8_t frame[]; /* its payload, encoded; channel 0 until it is sent */
 };
 
 enum { CONTROL, CONSUMER, PUBLISHER };
-typedef struct line {                   /* a channel and what runs on it, one request after the other */
+typedef struct line { /* a channel and what runs on it, one request after the other */
     int kind;
     amqp *link;
     mx_chan *chan;
-    request *first, *last;              /* first is sent when waiting */
+    request *first, *last; /* first is sent when waiting */
     int waiting;
-    mx_timer limit;                     /* of the request under way */
+    mx_timer limit; /* of the request under way */
     struct line *next;
 } line;
 
 typedef struct consumer {
-    mx_consumer base;                   /* first */
+    mx_consumer base; /* first */
     line line;
     uint32_t cancel_ticket, close_ticket, prefetch;
     int closing, no_ack;
-    mx_timer acks, gaps;                /* of what is settled in order; of what lies beyond a gap */
+    mx_timer acks, gaps; /* of what is settled in order; of what lies beyond a gap */
 } consumer;
 
 typedef struct publisher {
-    mx_publisher base;                  /* first */
+    mx_publisher base; /* first */
     line line;
     uint32_t close_ticket, unflushed, window;
-    int closing, held;                  /* held: the window reads 0 until the output has drained */
+    int closing, held; /* held: the window reads 0 until the output has drained */
 } publisher;
 
 struct amqp {
-    mx_link_base base;                  /* first */
+    mx_link_base base; /* first */
     mx_stream *stream;
     mx_conn *conn;
     line control, *lines;
-    mx_timer limit, beat;               /* handshake or close; heartbeats */
+    mx_timer limit, beat; /* handshake or close; heartbeats */
     uint64_t heard_us, said_us;
     uint32_t open_ticket, close_ticket;
     uint8_t *in;
     size_t in_off, in_len, in_room;
-    int again;                          /* in may hold whole frames */
+    int again; /* in may hold whole frames */
     int patience_ms;
-    char *secrets[5];                   /* what the connection's options point at */
+    char *secrets[5]; /* what the connection's options point at */
 };
 
 static mx_waits *waits(amqp *a) { return &a->base.runtime->waits.pub; }
@@ -236,7 +244,7 @@ static void on_gaps(mx_timer *t, void *arg) {
 static void settle_now(consumer *c) {
     mx_timer_stop(timers(c->line.link), &c->acks);
     mx_inbox_settle(&c->base.inbox, settles(c), c->line.chan);
-    if (c->line.link->conn->stalled) wake(c->line.link);        /* there is room again for what was held up */
+    if (c->line.link->conn->stalled) wake(c->line.link); /* there is room again for what was held up */
 }
 
 static void on_acks(mx_timer *t, void *arg) {
@@ -287,8 +295,7 @@ static void give_back(consumer *c) {
 
 static int check_consume(const mx_consume *o) {
     if (o->queue.n > 255) return mx_refuse(MX_EVALIDATION, "queue name is %zu bytes, at most 255", o->queue.n);
-    if (o->tag.n < 1 || o->tag.n > 255)
-        return mx_refuse(MX_EVALIDATION, "consumer tag is %zu bytes, 1 to 255", o->tag.n);
+    if (o->tag.n < 1 || o->tag.n > 255) return mx_refuse(MX_EVALIDATION, "consumer tag is %zu bytes, 1 to 255", o->tag.n);
     if (o->prefetch > UINT16_MAX) return mx_refuse(MX_EVALIDATION, "prefetch is %u, at most 65535", o->prefetch);
     if (mx_table_check(o->args.p, o->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
     return 0;
@@ -324,8 +331,8 @@ static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t tick
     h->slice = o->prefetch ? (o->prefetch + 3) / 4 : NO_PREFETCH_SLICE;
     arguments args = read_arguments(o->args);
     amqp_basic_qos_t qos = {0, (uint16_t)o->prefetch, 0};
-    amqp_basic_consume_t m = {0, bytes(o->queue), bytes(o->tag), 0, (amqp_boolean_t)c->no_ack,
-                              (o->flags & MX_F_EXCLUSIVE) != 0, 0, args.table};
+    amqp_basic_consume_t m = {0, bytes(o->queue), bytes(o->tag), 0, (amqp_boolean_t)c->no_ack, (o->flags & MX_F_EXCLUSIVE) != 0,
+                              0, args.table};
     ask(&c->line, AMQP_BASIC_QOS_METHOD, &qos, 0);
     code = ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket);
     if (code) post(a, ticket, code, 0, mx_pub_refusal());
@@ -341,12 +348,12 @@ static void cancel(mx_inbox *ib, uint32_t ticket) {
         post_done(a, ticket);
         return;
     }
-    ib->state = MX_CLOSING;             /* while it opens the request waits behind basic.consume */
+    ib->state = MX_CLOSING; /* while it opens the request waits behind basic.consume */
     amqp_basic_cancel_t m = {{h->consumer_tag[0], h->consumer_tag + 1}, 0};
     give_back(c);
     wake(a);
     ask(&c->line, AMQP_BASIC_CANCEL_METHOD, &m, ticket);
-    h->consumer_tag[0] = 0;             /* what still comes is nobody's: it is given back */
+    h->consumer_tag[0] = 0; /* what still comes is nobody's: it is given back */
 }
 
 static void close_inbox(mx_inbox *ib, uint32_t ticket) {
@@ -367,11 +374,14 @@ static int ask_for(line *l, const mx_call *q, amqp_table_t args, uint32_t ticket
     uint32_t f = q->flags;
     switch (q->op) {
     case MX_DECLARE_QUEUE: {
-        amqp_queue_declare_t m = {0, name, !!(f & MX_F_PASSIVE), !!(f & MX_F_DURABLE), !!(f & MX_F_EXCLUSIVE), !!(f & MX_F_AUTO_DELETE), 0, args};
+        amqp_queue_declare_t m = {
+            0, name, !!(f & MX_F_PASSIVE), !!(f & MX_F_DURABLE), !!(f & MX_F_EXCLUSIVE), !!(f & MX_F_AUTO_DELETE), 0, args};
         return ask(l, AMQP_QUEUE_DECLARE_METHOD, &m, ticket);
     }
     case MX_DECLARE_EXCHANGE: {
-        amqp_exchange_declare_t m = {0, name, source, !!(f & MX_F_PASSIVE), !!(f & MX_F_DURABLE), !!(f & MX_F_AUTO_DELETE), !!(f & MX_F_INTERNAL), 0, args};
+        amqp_exchange_declare_t m = {
+            0, name, source, !!(f & MX_F_PASSIVE), !!(f & MX_F_DURABLE), !!(f & MX_F_AUTO_DELETE), !!(f & MX_F_INTERNAL),
+            0, args};
         return ask(l, AMQP_EXCHANGE_DECLARE_METHOD, &m, ticket);
     }
     case MX_BIND: {
@@ -450,7 +460,7 @@ static void start_pub(publisher *p, amqp *a, uint32_t ticket) {
     } else if (pub->confirm) {
         ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
     } else {
-        pub->state = MX_OPEN;           /* publishes may follow channel.open at once */
+        pub->state = MX_OPEN; /* publishes may follow channel.open at once */
         post_done(a, ticket);
     }
 }
@@ -498,7 +508,7 @@ static void close_pub(mx_pub *pub, uint32_t ticket) {
     publisher *p = (publisher *)pub;
     p->close_ticket = ticket;
     p->closing = 1;
-    pub->state = MX_CLOSING;            /* nothing is published behind channel.close */
+    pub->state = MX_CLOSING; /* nothing is published behind channel.close */
     if (!p->line.chan || p->line.chan->state == MX_CHAN_CLOSED) free_publisher(p);
     else close_channel(&p->line);
 }
@@ -533,7 +543,8 @@ static long encode(amqp *a, uint8_t *p, uint16_t channel, mx_span exchange, mx_s
     return p + mx_frame_body(p, channel, body.p, body.n, a->conn->frame_max) - start;
 }
 
-static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout) {
+static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
+                      double timeout) {
     publisher *p = (publisher *)pub;
     amqp *a = (amqp *)p->base.link;
     mx_confirm *c = &p->base.confirm;
@@ -617,7 +628,7 @@ static void answer(line *l, request *r, uint32_t method, void *decoded) {
 }
 
 static void begin_deliveries(consumer *c) {
-    if (c->base.inbox.state == MX_OPENING) c->base.inbox.state = MX_OPEN;      /* it may be cancelled already */
+    if (c->base.inbox.state == MX_OPENING) c->base.inbox.state = MX_OPEN; /* it may be cancelled already */
 }
 
 static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
@@ -689,7 +700,7 @@ static void on_confirm(mx_chan *h, uint64_t tag, int multiple, int nack) {
     if (l->kind != PUBLISHER || mx_confirm_settle(&publisher_of(l)->base.confirm, tag, multiple, nack))
         mx_conn_break(a->conn, 503, "COMMAND_INVALID - a confirm for what was not published");
     else if (publisher_of(l)->base.confirm.pub.seq == publisher_of(l)->base.confirm.pub.settled)
-        wake(a);                        /* the process may be done */
+        wake(a); /* the process may be done */
 }
 
 static void on_returned(mx_chan *h, mx_span id, mx_span exchange, mx_span key) {
@@ -705,7 +716,8 @@ static void on_cancelled(mx_chan *h) {
     wake(l->link);
 }
 
-static const mx_conn_events conn_events = {on_open, on_closed, on_blocked, on_reply, on_chan_closed, on_confirm, on_returned, on_cancelled};
+static const mx_conn_events conn_events = {on_open,        on_closed,  on_blocked,  on_reply,
+                                           on_chan_closed, on_confirm, on_returned, on_cancelled};
 
 /* ---- the read buffer: deliveries point into it until it moves or is written over ---- */
 
@@ -753,7 +765,7 @@ static void on_data(void *arg, size_t n) {
 static void on_drained(void *arg) {
     amqp *a = arg;
     write_out(a);
-    stir(a);                            /* flush lets the publishers go on */
+    stir(a); /* flush lets the publishers go on */
 }
 
 static void on_down(void *arg, const char *why) { mx_conn_fail(((amqp *)arg)->conn, MX_ECONNECTION, why); }
@@ -868,15 +880,19 @@ static void close_link(mx_link *link, uint32_t ticket) {
     if (a->stream) write_out(a);
 }
 
-static const mx_link_ops ops = {call, start_consume, cancel, close_inbox, open_pub, reopen_pub, close_pub, publish, fill, flush, close_link};
+static const mx_link_ops ops = {call,      start_consume, cancel, close_inbox, open_pub,  reopen_pub,
+                                close_pub, publish,       fill,   flush,       close_link};
 
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     amqp *a = mx_zalloc(sizeof *a);
     const mx_span kept[] = {o->user, o->password, o->vhost, o->name, o->host};
     for (size_t i = 0; i < 5; i++) a->secrets[i] = mx_strndup(kept[i].p, kept[i].n);
-    mx_conn_options options = {{(uint8_t *)a->secrets[0], o->user.n}, {(uint8_t *)a->secrets[1], o->password.n},
-                               {(uint8_t *)a->secrets[2], o->vhost.n}, {(uint8_t *)a->secrets[3], o->name.n},
-                               (int)(o->heartbeat + 0.999), o->max_body};
+    mx_conn_options options = {{(uint8_t *)a->secrets[0], o->user.n},
+                               {(uint8_t *)a->secrets[1], o->password.n},
+                               {(uint8_t *)a->secrets[2], o->vhost.n},
+                               {(uint8_t *)a->secrets[3], o->name.n},
+                               (int)(o->heartbeat + 0.999),
+                               o->max_body};
     char *port = mx_strndup(o->port.p, o->port.n);
     a->base.ops = &ops;
     a->base.pub.state = MX_OPENING;

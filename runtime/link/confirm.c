@@ -9,25 +9,25 @@ enum { WINDOW_MAX = 1 << 20, FAILURES_MAX = 1 << 20, HALF_ID = 16, NUMBER_BITS =
 #define NEVER UINT64_MAX
 
 typedef struct entry {
-    uint64_t due, stamp;    /* us; stamp: when it was published */
-    uint64_t hash;          /* of the caller's message id; 0: the id is ours */
-    uint32_t ticket;        /* the first who watches it */
-    uint8_t state;          /* MX_PENDING until it ended */
+    uint64_t due, stamp; /* us; stamp: when it was published */
+    uint64_t hash;       /* of the caller's message id; 0: the id is ours */
+    uint32_t ticket;     /* the first who watches it */
+    uint8_t state;       /* MX_PENDING until it ended */
     uint8_t returned;
-    uint8_t crowd;          /* there are more who watch it: in extra */
+    uint8_t crowd; /* there are more who watch it: in extra */
 } entry;
 
 /* Those who watch what has a watcher already. Each keeps its own ticket: the first one's deadline may be past,
  * and then nobody would hear of the end. */
 typedef struct extra {
     struct extra *next;
-    uint64_t seq;           /* 0: waits for room in the window */
+    uint64_t seq; /* 0: waits for room in the window */
     uint32_t ticket;
 } extra;
 
 struct mx_pending {
     extra *extra;
-    double late;            /* settlements that came after the deadline */
+    double late; /* settlements that came after the deadline */
     entry slot[];
 };
 
@@ -85,9 +85,7 @@ static uint64_t us_of(double seconds) { return seconds < 1e9 ? (uint64_t)(second
 
 /* ---- the list of failures ---- */
 
-static mx_failure *failure(const mx_confirm *c, size_t i) {
-    return &c->failure[(c->failure_first + i) & (c->failure_room - 1)];
-}
+static mx_failure *failure(const mx_confirm *c, size_t i) { return &c->failure[(c->failure_first + i) & (c->failure_room - 1)]; }
 
 static void grow(mx_confirm *c) {
     size_t room = c->failure_room ? 2 * c->failure_room : 64;
@@ -188,7 +186,7 @@ static void end_through(mx_confirm *c, uint64_t last, int state) {
     run r = {0};
     for (uint64_t seq = settled(c) + 1; seq <= last; seq++) {
         entry *e = at(c, seq);
-        if (state == MX_CONFIRMED && !(e->state | e->returned) && !e->ticket) {   /* nearly all */
+        if (state == MX_CONFIRMED && !(e->state | e->returned) && !e->ticket) { /* nearly all */
             confirmed(c, &r, e->stamp);
             continue;
         }
@@ -222,8 +220,7 @@ static void on_deadline(mx_timer *t, void *arg) {
 
 /* ---- the header's ---- */
 
-void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers,
-                     mx_hist *latency) {
+void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers, mx_hist *latency) {
     uint32_t slots = 1;
     if (window < 1) window = 1;
     if (window > WINDOW_MAX) window = WINDOW_MAX;
@@ -294,9 +291,7 @@ void mx_confirm_up_to(mx_confirm *c, double seq) {
     if (last > settled(c)) end_through(c, last, MX_CONFIRMED);
 }
 
-static int is_pending(const mx_confirm *c, uint64_t seq) {
-    return seq > settled(c) && seq <= published(c) && !at(c, seq)->state;
-}
+static int is_pending(const mx_confirm *c, uint64_t seq) { return seq > settled(c) && seq <= published(c) && !at(c, seq)->state; }
 
 /* The sequence number in an id of ours, 0 when it is not of this publisher. */
 static uint64_t seq_of(const mx_confirm *c, mx_span id) {

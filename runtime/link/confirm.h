@@ -10,21 +10,21 @@
 typedef struct mx_pending mx_pending;
 typedef struct mx_failure mx_failure;
 typedef struct mx_confirm {
-    mx_pub pub;                         /* first */
+    mx_pub pub; /* first */
     mx_waits *waits;
-    mx_hist *latency;                   /* of confirmed ones; may be NULL */
+    mx_hist *latency; /* of confirmed ones; may be NULL */
     mx_pending *ring;
     uint32_t mask;
-    uint32_t number;                    /* of this publisher in the process: part of its message ids */
-    double base;                        /* sequence number of the channel's delivery tag 0 */
+    uint32_t number; /* of this publisher in the process: part of its message ids */
+    double base;     /* sequence number of the channel's delivery tag 0 */
     uint64_t timeout_us;
-    mx_failure *failure;                /* ring, ordered by seq */
+    mx_failure *failure; /* ring, ordered by seq */
     size_t failures, failure_room, failure_first;
-    double forgotten;                   /* failures up to this seq are no longer listed */
-    uint32_t watcher;                   /* ticket posted when the window has room */
-    uint32_t early;                     /* publishes above settled that have ended */
+    double forgotten; /* failures up to this seq are no longer listed */
+    uint32_t watcher; /* ticket posted when the window has room */
+    uint32_t early;   /* publishes above settled that have ended */
     mx_timers *timers;
-    mx_timer timer;                     /* for the oldest deadline */
+    mx_timer timer; /* for the oldest deadline */
 } mx_confirm;
 
 void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers, mx_hist *latency);
@@ -34,11 +34,11 @@ static inline int mx_confirm_full(const mx_confirm *c) { return c->pub.seq - c->
 double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash);
 /* basic.ack, basic.nack of the broker (RabbitMQ confirms). MX_EVALIDATION: a tag never published or already settled. */
 int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack);
-void mx_confirm_up_to(mx_confirm *c, double seq);      /* mem://: everything up to seq is confirmed */
+void mx_confirm_up_to(mx_confirm *c, double seq); /* mem://: everything up to seq is confirmed */
 /* basic.return: marks the pending publish it belongs to; the ack that follows ends it as returned. */
 void mx_confirm_return(mx_confirm *c, mx_span id, mx_span exchange, mx_span key);
-void mx_confirm_returned(mx_confirm *c, double seq);   /* the same, by number */
-void mx_confirm_lose(mx_confirm *c);                   /* the channel is gone: everything pending ends as lost */
+void mx_confirm_returned(mx_confirm *c, double seq); /* the same, by number */
+void mx_confirm_lose(mx_confirm *c);                 /* the channel is gone: everything pending ends as lost */
 uint64_t mx_confirm_hash(mx_span id, mx_span exchange, mx_span key);
 /* Our message id for the next publish: 16 hex digits of the process, the publisher's number, the sequence number. */
 enum { MX_ID_SIZE = 32 };

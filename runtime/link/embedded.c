@@ -11,35 +11,35 @@
 enum { PROPS_MAX = 131052, SLICE_MAX = 1024, STAMP_EVERY = 64, REPLY_TEXT_MAX = 1024 };
 typedef struct embedded embedded;
 
-typedef struct mx_reader {              /* a consumer */
-    mx_consumer base;                   /* first */
-    struct mx_reader *next;             /* of its link */
-    struct mx_reader *beside;           /* of its queue */
-    mx_queue *queue;                    /* where unsettled ones go back; NULL: it is gone */
-    mx_held *held;                      /* what each slot of the inbox holds, by position */
+typedef struct mx_reader {    /* a consumer */
+    mx_consumer base;         /* first */
+    struct mx_reader *next;   /* of its link */
+    struct mx_reader *beside; /* of its queue */
+    mx_queue *queue;          /* where unsettled ones go back; NULL: it is gone */
+    mx_held *held;            /* what each slot of the inbox holds, by position */
     uint64_t tag;
     uint32_t prefetch, slice;
-    uint32_t out;                       /* delivered and not settled: what prefetch limits */
-    uint32_t budget;                    /* of the fill under way */
+    uint32_t out;    /* delivered and not settled: what prefetch limits */
+    uint32_t budget; /* of the fill under way */
     int subscribed, no_ack, exclusive;
 } reader;
 
-typedef struct writer {                 /* a publisher */
-    mx_publisher base;                  /* first */
+typedef struct writer { /* a publisher */
+    mx_publisher base;  /* first */
     struct writer *next;
-    uint64_t now_us;                    /* when it published lately: a clock read a message would cost too much */
-    uint32_t stamped;                   /* publishes since then; 0: look again */
+    uint64_t now_us;  /* when it published lately: a clock read a message would cost too much */
+    uint32_t stamped; /* publishes since then; 0: look again */
 } writer;
 
 struct embedded {
-    mx_link_base base;                  /* first */
+    mx_link_base base; /* first */
     mx_store *store;
     reader *readers;
     writer *writers;
     size_t max_body;
 };
 
-static uint32_t rounds;                 /* counts fills of any link */
+static uint32_t rounds; /* counts fills of any link */
 
 static mx_waits *waits(embedded *e) { return &e->base.runtime->waits.pub; }
 static void wake(embedded *e) {
@@ -70,15 +70,9 @@ static mx_reply *refused(int reply_code, const char *format, ...) {
     return mx_reply_new(code, reply_code, text, strlen(text));
 }
 
-static mx_reply *no_queue(mx_span name) {
-    return refused(404, "NOT_FOUND - no queue '%.*s' in vhost '/'", TEXT(name));
-}
-static mx_reply *no_exchange(mx_span name) {
-    return refused(404, "NOT_FOUND - no exchange '%.*s' in vhost '/'", TEXT(name));
-}
-static mx_reply *is_default(void) {
-    return refused(403, "ACCESS_REFUSED - operation not permitted on the default exchange");
-}
+static mx_reply *no_queue(mx_span name) { return refused(404, "NOT_FOUND - no queue '%.*s' in vhost '/'", TEXT(name)); }
+static mx_reply *no_exchange(mx_span name) { return refused(404, "NOT_FOUND - no exchange '%.*s' in vhost '/'", TEXT(name)); }
+static mx_reply *is_default(void) { return refused(403, "ACCESS_REFUSED - operation not permitted on the default exchange"); }
 
 static mx_reply *unequal(const char *what, const char *kind, mx_span name, const char *got, const char *current) {
     return refused(406,
@@ -95,15 +89,14 @@ static mx_reply *flag_differs(const char *what, const char *kind, mx_span name, 
 
 /* ---- arguments -------------------------------------------------------------------------------------------------- */
 
-typedef struct given {                  /* an argument on the wire */
+typedef struct given { /* an argument on the wire */
     mx_span key;
-    mx_span text;                       /* of a string */
+    mx_span text; /* of a string */
     int64_t number;
     int type;
 } given;
 
-static const char *const known[MX_ARGS] = {"x-message-ttl", "x-expires", "x-dead-letter-exchange",
-                                           "x-dead-letter-routing-key"};
+static const char *const known[MX_ARGS] = {"x-message-ttl", "x-expires", "x-dead-letter-exchange", "x-dead-letter-routing-key"};
 
 static int64_t number(const uint8_t *p, size_t n) {
     uint64_t v = 0;
@@ -118,13 +111,16 @@ static size_t next_given(const uint8_t *p, given *out) {
     *out = (given){.key = {p + 1, k}, .type = p[1 + k]};
     switch (out->type) {
     case 'S': out->text = (mx_span){v + 4, (size_t)number(v, 4)}; return k + 6 + out->text.n;
-    case 'l': case 'L': case 'T': out->number = number(v, 8); return k + 10;
+    case 'l':
+    case 'L':
+    case 'T': out->number = number(v, 8); return k + 10;
     case 'I': out->number = (int32_t)number(v, 4); return k + 6;
     case 'i': out->number = number(v, 4); return k + 6;
     case 's': out->number = (int16_t)number(v, 2); return k + 4;
     case 'u': out->number = number(v, 2); return k + 4;
     case 'b': out->number = (int8_t)*v; return k + 3;
-    case 'B': case 't': out->number = *v; return k + 3;
+    case 'B':
+    case 't': out->number = *v; return k + 3;
     case 'V': return k + 2;
     case 'f': return k + 6;
     case 'd': return k + 10;
@@ -142,16 +138,14 @@ static mx_reply *invalid(mx_span queue, const char *key, const char *format, ...
     va_start(list, format);
     vsnprintf(why, sizeof why, format, list);
     va_end(list);
-    return refused(406, "PRECONDITION_FAILED - invalid arg '%s' for queue '%.*s' in vhost '/': %s", key, TEXT(queue),
-                   why);
+    return refused(406, "PRECONDITION_FAILED - invalid arg '%s' for queue '%.*s' in vhost '/': %s", key, TEXT(queue), why);
 }
 
 static mx_reply *keep(mx_span queue, int i, const given *g, mx_arg *arg) {
     if (is_text(i) ? g->type != 'S' : !is_integer(g->type)) return invalid(queue, known[i], "unacceptable_type");
     if (g->number < 0) return invalid(queue, known[i], "{value_negative,%lld}", (long long)g->number);
     if (i == MX_ARG_EXPIRES && !g->number) return invalid(queue, known[i], "{value_zero,0}");
-    if (!is_text(i) && g->number > UINT32_MAX)
-        return invalid(queue, known[i], "{value_too_big,%lld}", (long long)g->number);
+    if (!is_text(i) && g->number > UINT32_MAX) return invalid(queue, known[i], "{value_too_big,%lld}", (long long)g->number);
     if (is_text(i) && g->text.n > 255) return invalid(queue, known[i], "longer than 255 bytes");
     free(arg->text);
     *arg = (mx_arg){g->type, g->number, g->type == 'S' ? mx_strndup(g->text.p, g->text.n) : NULL};
@@ -319,8 +313,7 @@ static mx_reply *exchange_again(const mx_exchange *x, const mx_call *c, int type
     mx_reply *bad = NULL;
     if (x->type != type) return unequal("type", "exchange", c->name, types[type], types[x->type]);
     bad = flag_differs("durable", "exchange", c->name, !!(c->flags & MX_F_DURABLE), x->durable);
-    if (!bad)
-        bad = flag_differs("auto_delete", "exchange", c->name, !!(c->flags & MX_F_AUTO_DELETE), x->auto_delete);
+    if (!bad) bad = flag_differs("auto_delete", "exchange", c->name, !!(c->flags & MX_F_AUTO_DELETE), x->auto_delete);
     if (!bad) bad = flag_differs("internal", "exchange", c->name, !!(c->flags & MX_F_INTERNAL), x->internal);
     return bad ? bad : done();
 }
@@ -348,8 +341,7 @@ static mx_reply *delete_exchange(embedded *e, const mx_call *c) {
     mx_exchange *x = mx_store_exchange(e->store, c->name);
     if (!c->name.n) return is_default();
     if (x && is_reserved(c->name))
-        return refused(403, "ACCESS_REFUSED - deletion of system exchange '%.*s' in vhost '/' not allowed",
-                       TEXT(c->name));
+        return refused(403, "ACCESS_REFUSED - deletion of system exchange '%.*s' in vhost '/' not allowed", TEXT(c->name));
     if (x) mx_exchange_delete(e->store, x);
     return done();
 }
@@ -380,7 +372,8 @@ static mx_reply *answer(embedded *e, const mx_call *c) {
     switch (c->op) {
     case MX_DECLARE_QUEUE: return declare_queue(e, c);
     case MX_DECLARE_EXCHANGE: return declare_exchange(e, c);
-    case MX_BIND: case MX_BIND_EXCHANGE: return bind_to(e, c);
+    case MX_BIND:
+    case MX_BIND_EXCHANGE: return bind_to(e, c);
     case MX_UNBIND: return unbind(e, c);
     case MX_PURGE: return purge(e, c);
     case MX_DELETE_QUEUE: return delete_queue(e, c);
@@ -491,7 +484,7 @@ static void conclude(reader *r, uint32_t i, int verdict) {
     r->out--;
     if (verdict == MX_ACK || !r->queue || r->no_ack) mx_message_unref(h->message);
     else if (verdict == MX_REJECT) mx_queue_bury(r->queue, h->message, "rejected");
-    else mx_queue_return(r->queue, h);   /* also MX_FORGET: the broker never heard of it */
+    else mx_queue_return(r->queue, h); /* also MX_FORGET: the broker never heard of it */
 }
 
 /* A settled one, once; it stays in the ring until those before it are settled too. 1: the queue may have changed. */
@@ -545,7 +538,7 @@ static void close_inbox(mx_inbox *ib, uint32_t ticket) {
     leave_queue(r);
     while (*at != r) at = &(*at)->next;
     *at = r->next;
-    ib->tail = ib->settled;             /* all is given back: nothing is left to drop */
+    ib->tail = ib->settled; /* all is given back: nothing is left to drop */
     mx_inbox_fini(ib);
     free(r->held);
     free(r);
@@ -615,7 +608,7 @@ static int fill(mx_link *link) {
         r->queue->round = rounds;
         more |= serve(r->queue, &expired);
     }
-    return more || expired;             /* a dead letter may lie where somebody was served already */
+    return more || expired; /* a dead letter may lie where somebody was served already */
 }
 
 /* ---- publishing ------------------------------------------------------------------------------------------------- */
@@ -800,7 +793,7 @@ static void delete_exclusive(embedded *e) {
 static void close_link(mx_link *link, uint32_t ticket) {
     embedded *e = (embedded *)link;
     settle_all(e);
-    confirm_all(e);                     /* held back or not, it is in its queues */
+    confirm_all(e); /* held back or not, it is in its queues */
     while (e->readers) close_inbox(&e->readers->base.inbox, 0);
     while (e->writers) close_pub(&e->writers->base.confirm.pub, 0);
     delete_exclusive(e);
@@ -810,8 +803,8 @@ static void close_link(mx_link *link, uint32_t ticket) {
     free(e);
 }
 
-static const mx_link_ops ops = {call,       consume,   cancel,  close_inbox, open_pub, reopen_pub,
-                                close_pub,  publish,   fill,    flush,       close_link};
+static const mx_link_ops ops = {call,      consume, cancel, close_inbox, open_pub,  reopen_pub,
+                                close_pub, publish, fill,   flush,       close_link};
 
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     embedded *e = mx_zalloc(sizeof *e);

@@ -54,6 +54,5 @@ MX_EXPORT void mx_pub_close(mx_pub *p, uint32_t ticket) { pub_ops(p)->pub_close(
 
 MX_EXPORT double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const char *key, size_t key_size,
                             const void *body, size_t size, const mx_props *props, int flags, double timeout) {
-    return pub_ops(p)->publish(p, span(exchange, exchange_size), span(key, key_size), span(body, size), props, flags,
-                               timeout);
+    return pub_ops(p)->publish(p, span(exchange, exchange_size), span(key, key_size), span(body, size), props, flags, timeout);
 }

@@ -20,8 +20,8 @@ typedef struct mx_link_ops {
     int (*pub_reopen)(mx_pub *p, uint32_t ticket);
     void (*pub_close)(mx_pub *p, uint32_t ticket);
     double (*publish)(mx_pub *p, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout);
-    int (*fill)(mx_link *l);            /* moves one slice of deliveries and events in; 1: there is more at hand */
-    void (*flush)(mx_link *l);          /* settlements and everything buffered go out */
+    int (*fill)(mx_link *l);   /* moves one slice of deliveries and events in; 1: there is more at hand */
+    void (*flush)(mx_link *l); /* settlements and everything buffered go out */
     void (*close)(mx_link *l, uint32_t ticket);
 } mx_link_ops;
 
@@ -31,32 +31,33 @@ struct mx_runtime {
     mx_timers timers;
     mx_waitroom waits;
     mx_turn turn;
-    mx_link_base *links;                /* open ones, for the turn */
-    void (*wake)(mx_runtime *r);        /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
-    int news;                           /* Lua is to look: deliveries, changed states; posts count without it */
+    mx_link_base *links;         /* open ones, for the turn */
+    void (*wake)(mx_runtime *r); /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
+    int news;                    /* Lua is to look: deliveries, changed states; posts count without it */
 };
 
 /* Every filling starts with this; inboxes and publishers start with a pointer to it behind their public part. */
 struct mx_link_base {
-    mx_link pub;                        /* first: what Lua sees */
+    mx_link pub; /* first: what Lua sees */
     const mx_link_ops *ops;
     mx_runtime *runtime;
     mx_link_base *next;
 };
 
-typedef struct mx_consumer {            /* what both fillings' consumers start with */
-    mx_inbox inbox;                     /* first */
+typedef struct mx_consumer { /* what both fillings' consumers start with */
+    mx_inbox inbox;          /* first */
     mx_link_base *link;
 } mx_consumer;
 
-typedef struct mx_publisher {           /* what both fillings' publishers start with */
-    mx_confirm confirm;                 /* first; its first is the mx_pub */
+typedef struct mx_publisher { /* what both fillings' publishers start with */
+    mx_confirm confirm;       /* first; its first is the mx_pub */
     mx_link_base *link;
 } mx_publisher;
 
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
-void mx_link_attach(mx_runtime *r, mx_link_base *l);   /* into runtime->links */
-void mx_link_detach(mx_link_base *l);                  /* before it is freed */
-int mx_refuse(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));   /* sets mx_pub_refusal's text, returns code */
+void mx_link_attach(mx_runtime *r, mx_link_base *l); /* into runtime->links */
+void mx_link_detach(mx_link_base *l);                /* before it is freed */
+int mx_refuse(int code, const char *format, ...)
+    __attribute__((format(printf, 2, 3))); /* sets mx_pub_refusal's text, returns code */
 #endif

@@ -235,7 +235,7 @@ void mx_store_unbind(mx_store *s, mx_exchange *from, mx_queue *queue, mx_exchang
 
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
-typedef struct words {                  /* what is left of a pattern or key; p NULL: no word is left */
+typedef struct words { /* what is left of a pattern or key; p NULL: no word is left */
     const uint8_t *p, *end;
 } words;
 
@@ -258,7 +258,7 @@ static words rest(words w) {
 int mx_topic_matches(mx_span pattern, mx_span key) {
     words p = words_of(pattern), k = words_of(key), after_hash = {0}, taken = {0};
     int hash = 0;
-    if (!key.n) k.p = NULL;             /* RabbitMQ splits "" into no words */
+    if (!key.n) k.p = NULL; /* RabbitMQ splits "" into no words */
     if (!pattern.n) p.p = NULL;
     while (k.p || p.p) {
         mx_span word = p.p ? first(p) : (mx_span){0};
@@ -306,8 +306,7 @@ static void follow(mx_store *s, mx_route *r, mx_exchange *x, mx_span key) {
 
 static int is_route(const mx_store *s, const mx_route *r, mx_span exchange, mx_span key) {
     return r->generation == s->generation && r->exchange_size == exchange.n && r->key_size == key.n &&
-           (!exchange.n || !memcmp(r->text, exchange.p, exchange.n)) &&
-           (!key.n || !memcmp(r->text + exchange.n, key.p, key.n));
+           (!exchange.n || !memcmp(r->text, exchange.p, exchange.n)) && (!key.n || !memcmp(r->text + exchange.n, key.p, key.n));
 }
 
 static void search(mx_store *s, mx_route *r, mx_span exchange, mx_span key) {
@@ -487,7 +486,7 @@ void mx_queue_return(mx_queue *q, const mx_held *h) {
 /* ---- dead letters ----------------------------------------------------------------------------------------------- */
 
 enum { DEATH_ROOM = 131072 };
-typedef struct out {                    /* a table being written; too long a one loses its x-death, not the message */
+typedef struct out { /* a table being written; too long a one loses its x-death, not the message */
     uint8_t *p, *end;
 } out;
 
@@ -523,14 +522,22 @@ static uint64_t number_at(const uint8_t *p, size_t n) {
     return v;
 }
 
-static size_t value_size(const uint8_t *p) {    /* with its type; the table was checked */
+static size_t value_size(const uint8_t *p) { /* with its type; the table was checked */
     switch (*p) {
-    case 't': case 'b': case 'B': return 2;
-    case 's': case 'u': return 3;
-    case 'I': case 'i': case 'f': return 5;
+    case 't':
+    case 'b':
+    case 'B': return 2;
+    case 's':
+    case 'u': return 3;
+    case 'I':
+    case 'i':
+    case 'f': return 5;
     case 'D': return 6;
     case 'V': return 1;
-    case 'S': case 'x': case 'A': case 'F': return 5 + number_at(p + 1, 4);
+    case 'S':
+    case 'x':
+    case 'A':
+    case 'F': return 5 + number_at(p + 1, 4);
     }
     return 9;
 }
@@ -547,10 +554,10 @@ static const uint8_t *value(mx_span table, const char *key) {
 
 static int text_is(const uint8_t *v, mx_span s) { return v && *v == 'S' && same((mx_span){v + 5, number_at(v + 1, 4)}, s); }
 
-typedef struct deaths {                 /* what x-death said so far */
-    mx_span all;                        /* its entries */
-    mx_span same;                       /* the one of this queue and reason, with type and length */
-    uint64_t count;                     /* of that one */
+typedef struct deaths { /* what x-death said so far */
+    mx_span all;        /* its entries */
+    mx_span same;       /* the one of this queue and reason, with type and length */
+    uint64_t count;     /* of that one */
 } deaths;
 
 static mx_span entries(mx_span headers) {
@@ -670,7 +677,6 @@ static void send_letter(mx_queue *q, mx_message *m, mx_span exchange, mx_span ke
 void mx_queue_bury(mx_queue *q, mx_message *m, const char *reason) {
     const mx_arg *exchange = &q->arg[MX_ARG_DEAD_EXCHANGE], *key = &q->arg[MX_ARG_DEAD_KEY];
     mx_span own = {mx_message_key(m), m->key_size};
-    if (exchange->type)
-        send_letter(q, m, mx_span_of(exchange->text), key->type ? mx_span_of(key->text) : own, reason);
+    if (exchange->type) send_letter(q, m, mx_span_of(exchange->text), key->type ? mx_span_of(key->text) : own, reason);
     mx_message_unref(m);
 }

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 enum { HALF_BITS = 10, HALF = 1 << HALF_BITS, DOUBLINGS = 21, BUCKETS = (DOUBLINGS + 2) * HALF };
-#define LONGEST 3600000000u   /* 1 h; lies in the last doubling, [2^31, 2^32) us */
+#define LONGEST 3600000000u /* 1 h; lies in the last doubling, [2^31, 2^32) us */
 
 struct mx_hist {
     uint64_t count, max;

@@ -74,7 +74,7 @@ static void send(mx_inbox *ib, const mx_msg *m, const mx_settle *to, void *arg) 
 
 uint32_t mx_inbox_settle(mx_inbox *ib, const mx_settle *to, void *arg) {
     uint32_t i = ib->settled, head = ib->head, run = 0, acked = 0;
-    uint64_t last = 0;   /* the tag the run's ack will name */
+    uint64_t last = 0; /* the tag the run's ack will name */
     for (; i != head; i++) {
         mx_msg *m = mx_inbox_at(ib, i);
         if (!m->verdict) break;

@@ -7,13 +7,13 @@
 #define MX_INBOX_H
 #include "message/message.h"
 
-void mx_inbox_init(mx_inbox *ib, uint32_t prefetch);   /* room for prefetch deliveries (0: 4096) */
-void mx_inbox_fini(mx_inbox *ib);                      /* drops every message still held */
+void mx_inbox_init(mx_inbox *ib, uint32_t prefetch); /* room for prefetch deliveries (0: 4096) */
+void mx_inbox_fini(mx_inbox *ib);                    /* drops every message still held */
 static inline int mx_inbox_full(const mx_inbox *ib) { return ib->tail - ib->settled > ib->mask; }
 /* The slot at tail with seq, verdict, own and sent reset; filled in by the caller, who then adds 1 to tail. */
 mx_msg *mx_inbox_slot(mx_inbox *ib);
-void mx_inbox_point(mx_msg *m, mx_message *owned);     /* all spans of m into owned, whose reference passes to m */
-void mx_inbox_detach(mx_inbox *ib);                    /* copies what is unsettled and borrowed into messages */
+void mx_inbox_point(mx_msg *m, mx_message *owned); /* all spans of m into owned, whose reference passes to m */
+void mx_inbox_detach(mx_inbox *ib);                /* copies what is unsettled and borrowed into messages */
 static inline mx_msg *mx_inbox_at(const mx_inbox *ib, uint32_t i) { return &ib->slot[i & ib->mask]; }
 
 /* Where settlements go: the AMQP channel, or a spec. */

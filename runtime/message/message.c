@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SMALLEST = 128, CLASSES = 6, LARGE = CLASSES };   /* blocks of 128, 256 ... 4096 bytes, header included */
+enum { SMALLEST = 128, CLASSES = 6, LARGE = CLASSES }; /* blocks of 128, 256 ... 4096 bytes, header included */
 #ifdef __SANITIZE_ADDRESS__
-enum { CACHE_BYTES = 0 };   /* every block goes back to the sanitizer, which then sees a use after free */
+enum { CACHE_BYTES = 0 }; /* every block goes back to the sanitizer, which then sees a use after free */
 #else
 enum { CACHE_BYTES = 2 << 20 };
 #endif

@@ -6,12 +6,12 @@
 #include "base/mx.h"
 
 struct mx_message {
-    mx_message *next;                   /* in a queue or a free list; the holder's */
+    mx_message *next; /* in a queue or a free list; the holder's */
     uint32_t refs;
     uint32_t props_size;
-    size_t size, room;                  /* of the body; room: what the block can hold after the meta bytes */
+    size_t size, room; /* of the body; room: what the block can hold after the meta bytes */
     uint8_t exchange_size, key_size, redelivered, cls;
-    uint8_t bytes[];                    /* exchange, key, props, body */
+    uint8_t bytes[]; /* exchange, key, props, body */
 };
 
 /* refs is 1. room: bytes kept for the body, at least; size is 0 and grows with mx_message_append. */
@@ -19,8 +19,8 @@ mx_message *mx_message_new(mx_span exchange, mx_span key, mx_span props, size_t 
 /* May move the block: use what it returns. Grows by doubling, never to an announced size. */
 mx_message *mx_message_append(mx_message *m, const void *bytes, size_t n);
 void mx_message_ref(mx_message *m);
-void mx_message_unref(mx_message *m);   /* NULL is fine */
-size_t mx_message_bytes(void);          /* live, in all */
+void mx_message_unref(mx_message *m); /* NULL is fine */
+size_t mx_message_bytes(void);        /* live, in all */
 
 static inline uint8_t *mx_message_key(mx_message *m) { return m->bytes + m->exchange_size; }
 static inline uint8_t *mx_message_props(mx_message *m) { return m->bytes + m->exchange_size + m->key_size; }

@@ -7,12 +7,15 @@ enum kind { NONE, TEXT, TABLE, OCTET, STAMP };
 enum { FIELDS = 14, UNKNOWN_BITS = 3, CLUSTER_ID = 4, UNSEEN = 0xffff };
 #define AT(name) offsetof(mx_props, name)
 static const struct {
-    uint16_t kind, at;   /* at: in mx_props; UNSEEN: read past, never written */
-} field[16] = {
-    {TEXT, AT(content_type)}, {TEXT, AT(content_encoding)}, {TABLE, AT(headers)},    {OCTET, AT(delivery_mode)},
-    {OCTET, AT(priority)},    {TEXT, AT(correlation_id)},   {TEXT, AT(reply_to)},    {TEXT, AT(expiration)},
-    {TEXT, AT(message_id)},   {STAMP, AT(timestamp)},       {TEXT, AT(type)},        {TEXT, AT(user_id)},
-    {TEXT, AT(app_id)},       {TEXT, UNSEEN},               {NONE, UNSEEN},          {NONE, UNSEEN}};
+    uint16_t kind, at; /* at: in mx_props; UNSEEN: read past, never written */
+} field[16] = {{TEXT, AT(content_type)}, {TEXT, AT(content_encoding)},
+               {TABLE, AT(headers)},     {OCTET, AT(delivery_mode)},
+               {OCTET, AT(priority)},    {TEXT, AT(correlation_id)},
+               {TEXT, AT(reply_to)},     {TEXT, AT(expiration)},
+               {TEXT, AT(message_id)},   {STAMP, AT(timestamp)},
+               {TEXT, AT(type)},         {TEXT, AT(user_id)},
+               {TEXT, AT(app_id)},       {TEXT, UNSEEN},
+               {NONE, UNSEEN},           {NONE, UNSEEN}};
 #undef AT
 
 /* Bytes left to read; a short read leaves p NULL and every later one fails too. */
@@ -57,8 +60,8 @@ static int eat_long(cursor *c, mx_span *s) {
 /* Bytes of a value by its type as RabbitMQ reads it (rabbit_binary_parser), plus 1; 0: no such type. */
 enum { LONG = 100, NESTED = 101 };
 static const uint8_t width[256] = {
-    ['t'] = 2, ['b'] = 2, ['B'] = 2, ['s'] = 3, ['u'] = 3, ['I'] = 5, ['i'] = 5, ['l'] = 9, ['L'] = 9, ['f'] = 5,
-    ['d'] = 9, ['D'] = 6, ['T'] = 9, ['V'] = 1, ['S'] = LONG, ['x'] = LONG, ['A'] = NESTED, ['F'] = NESTED};
+    ['t'] = 2, ['b'] = 2, ['B'] = 2, ['s'] = 3, ['u'] = 3, ['I'] = 5,    ['i'] = 5,    ['l'] = 9,      ['L'] = 9,
+    ['f'] = 5, ['d'] = 9, ['D'] = 6, ['T'] = 9, ['V'] = 1, ['S'] = LONG, ['x'] = LONG, ['A'] = NESTED, ['F'] = NESTED};
 
 static int walk(cursor c, int named, unsigned depth, unsigned *entries) {
     if (depth > MX_TABLE_DEPTH) return 0;
@@ -101,7 +104,7 @@ static int read(cursor *c, unsigned i, mx_props *out) {
     case STAMP:
         if ((p = eat(c, 8))) *(uint64_t *)to = be64(p);
         return p != NULL;
-    default: return 0;   /* also a second flag word: nothing we know needs one */
+    default: return 0; /* also a second flag word: nothing we know needs one */
     }
 }
 

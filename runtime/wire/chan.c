@@ -17,7 +17,7 @@ static void keep(uint8_t to[256], amqp_bytes_t from) {
 
 static void refuse_delivery(mx_chan *h, uint64_t tag) {
     amqp_basic_nack_t nack = {tag, 0, 1};
-    if (h->no_ack) return;              /* it is settled already; to name its tag would close the channel (406) */
+    if (h->no_ack) return; /* it is settled already; to name its tag would close the channel (406) */
     mx_chan_method(h, AMQP_BASIC_NACK_METHOD, &nack);
 }
 
@@ -88,7 +88,7 @@ static int on_header(mx_chan *h, const mx_frame *f) {
     h->left = mx_get64(f->payload + 4);
     if (h->left > c->options.max_body) return mx_conn_break(c, 501, "a message larger than max_body was delivered");
     h->wants_header = 0;
-    size_t first = h->left < MX_FRAME_MAX ? h->left : MX_FRAME_MAX;         /* it grows as bytes arrive */
+    size_t first = h->left < MX_FRAME_MAX ? h->left : MX_FRAME_MAX; /* it grows as bytes arrive */
     h->message = mx_message_new((mx_span){h->exchange + 1, h->exchange[0]}, (mx_span){h->key + 1, h->key[0]},
                                 (mx_span){f->payload + 12, f->size - 12}, first);
     if (!h->left) end_content(h);
@@ -143,7 +143,7 @@ static int on_close(mx_chan *h, const amqp_channel_close_t *m) {
     amqp_channel_close_ok_t ok = {0};
     mx_chan_method(h, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok);
     drop_content(h);
-    if (h->state == MX_CHAN_CLOSING) return 0;                  /* ours is under way: its close-ok ends it */
+    if (h->state == MX_CHAN_CLOSING) return 0; /* ours is under way: its close-ok ends it */
     h->state = MX_CHAN_CLOSED;
     h->conn->events->chan_closed(h, m->reply_code, mx_conn_printable(h->conn, (mx_span){m->reply_text.bytes, m->reply_text.len}));
     return 0;
@@ -185,7 +185,7 @@ static int on_method(mx_chan *h, uint32_t method, void *decoded) {
     }
     case AMQP_BASIC_DELIVER_METHOD: return begin_delivery(h, decoded);
     case AMQP_BASIC_RETURN_METHOD: return begin_return(h, decoded);
-    case AMQP_BASIC_CANCEL_METHOD: return events->cancelled(h), 0;      /* never answered: RabbitMQ closes with 503 */
+    case AMQP_BASIC_CANCEL_METHOD: return events->cancelled(h), 0; /* never answered: RabbitMQ closes with 503 */
     case AMQP_CHANNEL_FLOW_METHOD: return on_flow(h, decoded);
     case AMQP_CHANNEL_OPEN_OK_METHOD: return on_answer(h, MX_CHAN_OPENING, MX_CHAN_OPEN, method, decoded);
     case AMQP_CHANNEL_CLOSE_OK_METHOD: return on_answer(h, MX_CHAN_CLOSING, MX_CHAN_CLOSED, method, decoded);
@@ -248,7 +248,4 @@ void mx_chan_free(mx_chan *h) {
     free(h);
 }
 
-int mx_chan_method(mx_chan *h, uint32_t method, void *decoded) {
-    return mx_conn_write(h->conn, h->number, method, decoded);
-}
-
+int mx_chan_method(mx_chan *h, uint32_t method, void *decoded) { return mx_conn_write(h->conn, h->number, method, decoded); }

@@ -58,7 +58,7 @@ static void hide_password(mx_conn *c, char *text, size_t n) {
 }
 
 static int is_control(const uint8_t *p, size_t i) {
-    return p[i] < 32 || p[i] == 127 || (i && p[i - 1] == 0xC2 && p[i] < 0xA0);     /* C0, DEL, C1 in UTF-8 */
+    return p[i] < 32 || p[i] == 127 || (i && p[i - 1] == 0xC2 && p[i] < 0xA0); /* C0, DEL, C1 in UTF-8 */
 }
 
 /* The broker's text, fit to be printed: no control characters, and no password that it may echo. */
@@ -109,8 +109,8 @@ static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
     uint8_t secret[4096] = {0};
     memcpy(secret + 1, o->user.p, o->user.n);
     memcpy(secret + 2 + o->user.n, o->password.p, o->password.n);
-    amqp_connection_start_ok_t ok = {{sizeof about / sizeof *about, about}, amqp_cstring_bytes("PLAIN"), {n, secret},
-                                     amqp_cstring_bytes("en_US")};
+    amqp_connection_start_ok_t ok = {
+        {sizeof about / sizeof *about, about}, amqp_cstring_bytes("PLAIN"), {n, secret}, amqp_cstring_bytes("en_US")};
     int code = mx_conn_write(c, 0, AMQP_CONNECTION_START_OK_METHOD, &ok);
     explicit_bzero(secret, sizeof secret);
     c->state = WAIT_TUNE;
@@ -198,7 +198,7 @@ static int on_frame(mx_conn *c, const mx_frame *f, size_t rest, size_t *more) {
         if (c->state == CLOSING) return 0;
         h = channel_of(c, f->channel);
         if (!h) return mx_conn_break(c, 504, "CHANNEL_ERROR - a channel that is not open");
-        if (h->state == MX_CHAN_CLOSED) return 0;               /* what was under way when it closed */
+        if (h->state == MX_CHAN_CLOSED) return 0; /* what was under way when it closed */
     }
     if (f->type == MX_FRAME_METHOD) return on_method(c, h, f, rest, more);
     if (!h) return mx_conn_break(c, 505, "UNEXPECTED_FRAME - content on channel 0");
@@ -215,7 +215,7 @@ mx_conn *mx_conn_new(const mx_conn_options *o, const mx_conn_events *events, voi
     c->frame_max = MX_FRAME_MAX;
     c->channel_max = MAX_CHANNELS;
     if (!pool.pagesize) init_amqp_pool(&pool, 16384);
-    memcpy(mx_buffer_reserve(&c->out, 8), "AMQP\0\0\x09\x01", 8);       /* 4.2.2 */
+    memcpy(mx_buffer_reserve(&c->out, 8), "AMQP\0\0\x09\x01", 8); /* 4.2.2 */
     c->out.len += 8;
     return c;
 }
@@ -241,7 +241,7 @@ size_t mx_conn_feed(mx_conn *c, const uint8_t *p, size_t n, int *again) {
     c->sliced = 0;
     c->stalled = 0;
     c->fed++;
-    if (c->state == WAIT_START && n && p[0] == 'A') {           /* no frame begins so: a protocol header (4.2.2) */
+    if (c->state == WAIT_START && n && p[0] == 'A') { /* no frame begins so: a protocol header (4.2.2) */
         if (n < 8) return 0;
         die(c, MX_ECONNECTION, 0, "the broker speaks another version of AMQP");
         return n;

@@ -31,7 +31,7 @@ typedef struct mx_buffer {
     size_t off, len, room;
 } mx_buffer;
 
-uint8_t *mx_buffer_reserve(mx_buffer *b, size_t n);     /* n bytes at the end; add what was used to len */
+uint8_t *mx_buffer_reserve(mx_buffer *b, size_t n); /* n bytes at the end; add what was used to len */
 static inline size_t mx_buffer_pending(const mx_buffer *b) { return b->len - b->off; }
 void mx_buffer_fini(mx_buffer *b);
 

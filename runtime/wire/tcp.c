@@ -10,7 +10,7 @@ struct mx_stream {
     uv_connect_t connect;
     uv_write_t write;
     struct addrinfo *addresses, *address;
-    mx_buffer rest;                     /* being written */
+    mx_buffer rest; /* being written */
     const mx_stream_events *events;
     void *arg;
     int timeout_ms;
@@ -58,7 +58,7 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out) {
 static void on_read(uv_stream_t *h, ssize_t n, const uv_buf_t *buffer) {
     mx_stream *s = h->data;
     (void)buffer;
-    if (n == UV_ENOBUFS) {              /* the owner had no room */
+    if (n == UV_ENOBUFS) { /* the owner had no room */
         uv_read_stop(h);
         s->reading = 0;
     } else if (n > 0) {
@@ -103,7 +103,7 @@ static void on_connect(uv_connect_t *r, int status) {
 
 static void try_address(mx_stream *s) {
     int status = uv_tcp_init_ex(s->resolve.loop, &s->tcp, (unsigned)s->address->ai_family);
-    if (status) {                       /* no socket of that family, or none left; the handle needs no close then */
+    if (status) { /* no socket of that family, or none left; the handle needs no close then */
         s->address = s->address->ai_next;
         if (s->address) try_address(s);
         else tell_down(s, uv_strerror(status));
@@ -111,7 +111,7 @@ static void try_address(mx_stream *s) {
     }
     s->tcp.data = s->connect.data = s;
     s->has_tcp = 1;
-    set(s, TCP_SYNCNT, 1);              /* one repeat: after 1 + 2 s the next address has its turn */
+    set(s, TCP_SYNCNT, 1); /* one repeat: after 1 + 2 s the next address has its turn */
     status = uv_tcp_connect(&s->connect, &s->tcp, s->address->ai_addr, on_connect);
     if (status) on_connect(&s->connect, status);
 }
@@ -125,7 +125,8 @@ static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) 
     else try_address(s);
 }
 
-mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e, void *arg) {
+mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e,
+                       void *arg) {
     mx_stream *s = mx_zalloc(sizeof *s);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
     s->events = e;

@@ -15,9 +15,9 @@ static struct {
     timer_t timer;
     mx_turn *turn;
     void (*trip)(void);
-    uint32_t limit;                     /* ticks; 0: none */
+    uint32_t limit; /* ticks; 0: none */
     volatile sig_atomic_t running, armed, started;
-    uint32_t work, stuck, idle;         /* the signal handler's */
+    uint32_t work, stuck, idle; /* the signal handler's */
 } dog;
 
 static void arm(int on) {

@@ -7,8 +7,8 @@
 #define MX_WATCHDOG_H
 #include "base/mx.h"
 
-int mx_watchdog_start(mx_turn *turn, double limit, void (*trip)(void));   /* once a process; limit in seconds, 0: never */
-void mx_watchdog_enter(void);           /* a turn begins */
+int mx_watchdog_start(mx_turn *turn, double limit, void (*trip)(void)); /* once a process; limit in seconds, 0: never */
+void mx_watchdog_enter(void);                                           /* a turn begins */
 void mx_watchdog_leave(void);
 void mx_watchdog_stop(void);
 #endif

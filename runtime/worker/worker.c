@@ -8,20 +8,20 @@
 #include <unistd.h>
 #include "base/clock.h"
 
-enum { DRAIN_US = 5000 };               /* a drain pauses after this, so that I/O and heartbeats go on */
+enum { DRAIN_US = 5000 }; /* a drain pauses after this, so that I/O and heartbeats go on */
 
 static void on_idle(uv_idle_t *h) { (void)h; }
 
 static void on_wake(mx_runtime *r) {
     mx_worker *w = (mx_worker *)r;
-    if (!w->due) uv_idle_start(&w->idle, on_idle);     /* the loop must not sleep before the turn */
+    if (!w->due) uv_idle_start(&w->idle, on_idle); /* the loop must not sleep before the turn */
     w->due = 1;
 }
 
 static int fill(mx_worker *w) {
     int more = 0;
     for (mx_link_base *l = w->runtime.links, *next; l; l = next) {
-        next = l->next;                 /* a link may leave the list while it is filled */
+        next = l->next; /* a link may leave the list while it is filled */
         more |= l->ops->fill(&l->pub);
     }
     return more;
@@ -87,7 +87,7 @@ static void on_prepare(uv_prepare_t *h) {
     struct itimerspec at = {0};
     if (due != UINT64_MAX) {
         at.it_value.tv_sec = (time_t)(due / 1000000);
-        at.it_value.tv_nsec = (long)(due % 1000000 * 1000) + 1;     /* 0 would disarm */
+        at.it_value.tv_nsec = (long)(due % 1000000 * 1000) + 1; /* 0 would disarm */
     }
     timerfd_settime(w->alarm_fd, TFD_TIMER_ABSTIME, &at, NULL);
     w->alarm_us = due;

@@ -6,21 +6,21 @@
 #include "link/link.h"
 
 typedef struct mx_worker {
-    mx_runtime runtime;                 /* first */
+    mx_runtime runtime; /* first */
     uv_loop_t loop;
-    uv_prepare_t prepare;               /* just before the loop sleeps: the alarm is set */
-    uv_check_t check;                   /* just after: the turn */
-    uv_idle_t idle;                     /* runs while there is more to do at once */
-    uv_poll_t alarm;                    /* a timerfd, since a uv_timer counts whole milliseconds */
+    uv_prepare_t prepare; /* just before the loop sleeps: the alarm is set */
+    uv_check_t check;     /* just after: the turn */
+    uv_idle_t idle;       /* runs while there is more to do at once */
+    uv_poll_t alarm;      /* a timerfd, since a uv_timer counts whole milliseconds */
     uv_signal_t term, interrupt;
     int alarm_fd;
-    uint64_t alarm_us;                  /* what it is set to */
-    int due;                            /* a turn is wanted */
-    int (*turn)(void *arg);             /* the script's turn; not 0: leave the loop */
+    uint64_t alarm_us;      /* what it is set to */
+    int due;                /* a turn is wanted */
+    int (*turn)(void *arg); /* the script's turn; not 0: leave the loop */
     void *turn_arg;
 } mx_worker;
 
-int mx_worker_init(mx_worker *w);       /* 0 or MX_EINTERNAL with errno set */
-void mx_worker_run(mx_worker *w);       /* until turn answers otherwise than 0; then closes every link */
+int mx_worker_init(mx_worker *w); /* 0 or MX_EINTERNAL with errno set */
+void mx_worker_run(mx_worker *w); /* until turn answers otherwise than 0; then closes every link */
 void mx_worker_fini(mx_worker *w);
 #endif

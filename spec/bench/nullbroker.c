@@ -58,12 +58,7 @@ typedef struct {
 
 typedef struct {
     int fd;
-    enum {
-        GREETING,
-        OPEN,
-        CLOSING,
-        DRAINING
-    } state; /* CLOSING: flush, then shut down; DRAINING: wait for the peer's end */
+    enum { GREETING, OPEN, CLOSING, DRAINING } state; /* CLOSING: flush, then shut down; DRAINING: wait for the peer's end */
     uint32_t frame_max;
     uint32_t events; /* what epoll watches */
     size_t in_len;
@@ -309,11 +304,10 @@ static void close_channel(conn *c, int id) {
 static const struct {
     uint32_t method, answer;
     uint8_t reserved, names, nowait, zeros;
-} plain[] = {{ID(40, 10), ID(40, 11), 2, 2, 16, 0}, {ID(40, 20), ID(40, 21), 2, 1, 2, 0},
-             {ID(40, 30), ID(40, 31), 2, 3, 1, 0},  {ID(40, 40), ID(40, 51), 2, 3, 1, 0},
-             {ID(50, 20), ID(50, 21), 2, 3, 1, 0},  {ID(50, 50), ID(50, 51), 2, 3, 0, 0},
-             {ID(50, 30), ID(50, 31), 2, 1, 1, 4},  {ID(50, 40), ID(50, 41), 2, 1, 4, 4},
-             {ID(85, 10), ID(85, 11), 0, 0, 1, 0},  {ID(60, 110), ID(60, 111), 0, 0, 0, 0}};
+} plain[] = {{ID(40, 10), ID(40, 11), 2, 2, 16, 0}, {ID(40, 20), ID(40, 21), 2, 1, 2, 0}, {ID(40, 30), ID(40, 31), 2, 3, 1, 0},
+             {ID(40, 40), ID(40, 51), 2, 3, 1, 0},  {ID(50, 20), ID(50, 21), 2, 3, 1, 0}, {ID(50, 50), ID(50, 51), 2, 3, 0, 0},
+             {ID(50, 30), ID(50, 31), 2, 1, 1, 4},  {ID(50, 40), ID(50, 41), 2, 1, 4, 4}, {ID(85, 10), ID(85, 11), 0, 0, 1, 0},
+             {ID(60, 110), ID(60, 111), 0, 0, 0, 0}};
 
 static void on_plain(conn *c, channel *ch, uint32_t method, reader *r) {
     size_t i = 0, count = sizeof plain / sizeof *plain;

@@ -82,8 +82,8 @@ static void report(const char *mode, uint64_t n, const moment *a, const char *mo
     double user = us(a->usage.ru_utime, b.usage.ru_utime) / each, sys = us(a->usage.ru_stime, b.usage.ru_stime) / each;
     printf("{\"client\":\"c\",\"mode\":\"%s\",\"size\":%zu,\"n\":%llu,\"secs\":%.3f,\"rate\":%.0f,\"user_us\":%.3f,"
            "\"sys_us\":%.3f,\"cpu_us\":%.3f,\"rss_mb\":%.1f%s}\n",
-           mode, opt.size, (unsigned long long)n, secs, (double)n / secs, user, sys, user + sys,
-           (double)b.usage.ru_maxrss / 1024, more);
+           mode, opt.size, (unsigned long long)n, secs, (double)n / secs, user, sys, user + sys, (double)b.usage.ru_maxrss / 1024,
+           more);
 }
 
 /* Publishing */
@@ -226,8 +226,8 @@ static int ascending(const void *a, const void *b) {
 static int print_quantiles(char *into, size_t size, const char *name, sampler *s) {
     qsort(s->took, s->n, 8, ascending);
 #define QUANTILE(q) (s->n ? (double)s->took[(uint64_t)((double)(s->n - 1) * (q))] / 1e3 : 0)
-    return snprintf(into, size, ",\"%s_p50\":%.1f,\"%s_p99\":%.1f,\"%s_p999\":%.1f", name, QUANTILE(.5), name,
-                    QUANTILE(.99), name, QUANTILE(.999));
+    return snprintf(into, size, ",\"%s_p50\":%.1f,\"%s_p99\":%.1f,\"%s_p999\":%.1f", name, QUANTILE(.5), name, QUANTILE(.99),
+                    name, QUANTILE(.999));
 }
 
 static void latency(amqp_connection_state_t c) {

@@ -26,9 +26,7 @@ static void on_closed(void *arg, int code, int reply_code, const char *text) {
 }
 static void on_blocked(void *arg, int on) { (void)arg, say("blocked %d;", on); }
 static void on_reply(mx_chan *c, uint32_t method, void *d) { (void)d, say("reply %u %x;", c->number, method); }
-static void on_chan_closed(mx_chan *c, int code, const char *text) {
-    say("channel %u closed %d %s;", c->number, code, text);
-}
+static void on_chan_closed(mx_chan *c, int code, const char *text) { say("channel %u closed %d %s;", c->number, code, text); }
 static void on_confirm(mx_chan *c, uint64_t tag, int multiple, int nack) {
     (void)c, say("confirm %lu %d %d;", (unsigned long)tag, multiple, nack);
 }
@@ -69,17 +67,23 @@ static void frame(int type, int channel, const void *payload, size_t n) {
 
 #define METHOD(channel, bytes) frame(MX_FRAME_METHOD, channel, bytes, sizeof bytes - 1)
 #define HEADER(channel, bytes) frame(MX_FRAME_HEADER, channel, bytes, sizeof bytes - 1)
-#define DELIVER "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\0\x02" "ex\x03key"
+#define DELIVER                                                                                                                  \
+    "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\0\x02"                                                                                \
+    "ex\x03key"
 #define OPEN_OK "\0\x14\0\x0b\0\0\0\0"
 #define CLOSE "\0\x14\0\x28\x01\x94\x09NOT_FOUND\0\0\0\0"
 #define CLOSE_OK "\0\x14\0\x29"
 
 static void setup(size_t max_body) {
-    const mx_conn_options options = {.heartbeat = 10, .max_body = max_body, .user = {(const uint8_t *)"u", 1},
-                                     .password = {(const uint8_t *)"secret", 6}, .vhost = {(const uint8_t *)"/", 1}};
+    const mx_conn_options options = {.heartbeat = 10,
+                                     .max_body = max_body,
+                                     .user = {(const uint8_t *)"u", 1},
+                                     .password = {(const uint8_t *)"secret", 6},
+                                     .vhost = {(const uint8_t *)"/", 1}};
     pending_n = 0;
     conn = mx_conn_new(&options, &events, NULL);
-    METHOD(0, "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x05PLAIN\0\0\0\x05" "en_US");
+    METHOD(0, "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x05PLAIN\0\0\0\x05"
+              "en_US");
     METHOD(0, "\0\x0a\0\x1e\x07\xff\0\x02\0\0\0\x3c");
     METHOD(0, "\0\x0a\0\x29\0");
     *said = 0;
@@ -95,7 +99,7 @@ static mx_chan *open_channel(void) {
     mx_chan *c = mx_chan_new(conn, NULL);
     METHOD(c->number, OPEN_OK);
     *said = 0;
-    conn->out.off = conn->out.len;      /* what follows is the answer */
+    conn->out.off = conn->out.len; /* what follows is the answer */
     return c;
 }
 
@@ -121,8 +125,8 @@ static void deliver(int channel, const char *body) {
 }
 
 #define EACH_WAY for (one_by_one = 0; one_by_one < 2; one_by_one++)
-#define assert_answer(bytes) \
-    (assert_int_equal(mx_buffer_pending(&conn->out), sizeof bytes - 1), \
+#define assert_answer(bytes)                                                                                                     \
+    (assert_int_equal(mx_buffer_pending(&conn->out), sizeof bytes - 1),                                                          \
      assert_memory_equal(conn->out.p + conn->out.off, bytes, sizeof bytes - 1))
 
 static void chan_numbers_are_used_again_as_late_as_possible(void **state) {
@@ -161,7 +165,7 @@ static void chan_answers_a_close_once_and_discards_the_rest(void **state) {
     EACH_WAY {
         setup(1 << 20);
         open_consumer(16);
-        METHOD(1, DELIVER);             /* half a message is never seen */
+        METHOD(1, DELIVER); /* half a message is never seen */
         METHOD(1, CLOSE);
         assert_answer("\x01\0\x01\0\0\0\x04\0\x14\0\x29\xce");
         deliver(1, "late");
@@ -200,7 +204,7 @@ static void chan_points_into_the_buffer_when_all_is_there(void **state) {
     assert_null(m->own);
     assert_ptr_equal(m->body, b + n - 6);
     assert_true(m->props > b && m->props < b + n && m->key > b && m->exchange > b);
-    assert_int_equal(mx_conn_feed(conn, b, n - 1, &sliced), n - 13);      /* method and header; the body is short */
+    assert_int_equal(mx_conn_feed(conn, b, n - 1, &sliced), n - 13); /* method and header; the body is short */
     assert_int_equal(inbox.tail, 1);
     mx_conn_feed(conn, b + n - 13, 13, &sliced);
     assert_int_equal(inbox.tail, 2);
@@ -217,7 +221,8 @@ static void chan_assembles_each_channel_by_itself(void **state) {
         open_consumer(16);
         open_channel();
         METHOD(1, DELIVER);
-        METHOD(2, "\0\x3c\0\x32\x01\x38\x08NO_ROUTE\x02" "ex\x01k");
+        METHOD(2, "\0\x3c\0\x32\x01\x38\x08NO_ROUTE\x02"
+                  "ex\x01k");
         HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x04\0\0");
         HEADER(2, "\0\x3c\0\0\0\0\0\0\0\0\0\x01\0\x80\x02id");
         frame(MX_FRAME_BODY, 1, "ab", 2);
@@ -260,7 +265,7 @@ static void chan_allocates_as_bytes_arrive(void **state) {
 }
 
 static void chan_ends_the_connection_on_broken_content(void **state) {
-    static uint8_t nested[100000];      /* a table that holds an array in an array ... */
+    static uint8_t nested[100000]; /* a table that holds an array in an array ... */
     static const char sound[] = "\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0";
     (void)state;
     size_t n = 0;
@@ -273,13 +278,13 @@ static void chan_ends_the_connection_on_broken_content(void **state) {
             setup(1 << 20);
             open_consumer(16);
             METHOD(1, DELIVER);
-            if (kind == 0) HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\x01\0\0");           /* two flag words */
-            if (kind == 1) HEADER(1, "\0\x32\0\0\0\0\0\0\0\0\0\x02\0\0");                   /* another class */
-            if (kind == 2) HEADER(1, "\0\x3c\0\x01\0\0\0\0\0\0\0\x02\0\0");                 /* a weight */
-            if (kind == 3) HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\x20\0\0\0\0\x07\x01kS\0\0\0\x09");     /* entry past its table */
+            if (kind == 0) HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\x01\0\0");                       /* two flag words */
+            if (kind == 1) HEADER(1, "\0\x32\0\0\0\0\0\0\0\0\0\x02\0\0");                             /* another class */
+            if (kind == 2) HEADER(1, "\0\x3c\0\x01\0\0\0\0\0\0\0\x02\0\0");                           /* a weight */
+            if (kind == 3) HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\x20\0\0\0\0\x07\x01kS\0\0\0\x09"); /* entry past its table */
             if (kind == 4) frame(MX_FRAME_HEADER, 1, nested, sizeof nested);
             if (kind == 5) HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\x20\0\0\0\0\x07\x01kx\xff\xff\xff\xff");
-            if (kind == 6) METHOD(1, DELIVER);                                              /* a method inside a content */
+            if (kind == 6) METHOD(1, DELIVER); /* a method inside a content */
             if (kind == 7) HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0"), frame(MX_FRAME_HEADER, 1, sound, 14);
             if (kind == 8) frame(MX_FRAME_HEADER, 1, sound, 14), frame(MX_FRAME_BODY, 1, "abc", 3);
             if (!strstr(said, "closed -5 50")) fail_msg("kind %d: %s", kind, said);
@@ -293,11 +298,11 @@ static void chan_gives_back_what_is_for_nobody(void **state) {
     EACH_WAY {
         setup(1 << 20);
         mx_chan *c = open_consumer(16);
-        c->consumer_tag[0] = 0;         /* cancelled */
+        c->consumer_tag[0] = 0; /* cancelled */
         deliver(1, "late");
         assert_answer("\x01\0\x01\0\0\0\x0d\0\x3c\0\x78\0\0\0\0\0\0\0\x07\x02\xce");
         conn->out.off = conn->out.len;
-        c->no_ack = 1;                  /* then the broker has forgotten the tag: naming it would close the channel */
+        c->no_ack = 1; /* then the broker has forgotten the tag: naming it would close the channel */
         deliver(1, "late");
         assert_int_equal(mx_buffer_pending(&conn->out), 0);
         assert_int_equal(inbox.tail, 0);

@@ -14,7 +14,7 @@ static mx_timers timers;
 static mx_waitroom room;
 static mx_confirm c;
 static mx_hist *latency;
-static uint64_t now;   /* ahead of the real clock, which only matters when a deadline fires late */
+static uint64_t now; /* ahead of the real clock, which only matters when a deadline fires late */
 
 static int begin(void **state) {
     (void)state;
@@ -50,7 +50,7 @@ static uint32_t watch(double seq) {
     assert_int_equal(mx_receipt_watch(&c.pub, seq, ticket), 0);
     return ticket;
 }
-static uint32_t posted(void) {   /* the next ticket posted, or 0 */
+static uint32_t posted(void) { /* the next ticket posted, or 0 */
     return room.pub.head == room.pub.tail ? 0 : room.pub.post[room.pub.head++ & room.pub.mask].ticket;
 }
 
@@ -155,7 +155,7 @@ static void confirm_knows_its_own_ids(void **state) {
     for (int i = 0; i < MX_ID_SIZE; i++) assert_non_null(strchr("0123456789abcdef", id[i]));
     assert_memory_equal(id + 21, "00000000007", 11);
     mx_confirm_return(&c, (mx_span){id, sizeof id}, none, none);
-    mx_confirm_return(&c, (mx_span){next, sizeof next}, none, none);   /* not published yet: nobody's */
+    mx_confirm_return(&c, (mx_span){next, sizeof next}, none, none); /* not published yet: nobody's */
     ack_to(7);
     publish(1);
     ack(8);
@@ -284,8 +284,12 @@ static void confirm_remembers_the_last_million_failures(void **state) {
 
 /* ---- the model: one record a publish, every question answered by looking at all of them ---- */
 
-static struct { uint64_t due, hash; uint32_t ticket; uint8_t state, returned; } model[STEPS + 2];
-static uint64_t last, base, front;   /* front: all before it have ended */
+static struct {
+    uint64_t due, hash;
+    uint32_t ticket;
+    uint8_t state, returned;
+} model[STEPS + 2];
+static uint64_t last, base, front; /* front: all before it have ended */
 static double failed, confirmed;
 
 static uint32_t rnd(uint32_t n) {

@@ -9,7 +9,7 @@
 
 static mx_conn *conn;
 static mx_inbox inbox;
-static char said[4096];                 /* what happened, in words */
+static char said[4096]; /* what happened, in words */
 static int one_by_one;
 
 static void say(const char *format, ...) {
@@ -21,16 +21,21 @@ static void say(const char *format, ...) {
 }
 
 static void on_open(void *arg) { (void)arg, say("open;"); }
-static void on_closed(void *arg, int code, int reply_code, const char *text) { (void)arg, say("closed %d %d %s;", code, reply_code, text); }
+static void on_closed(void *arg, int code, int reply_code, const char *text) {
+    (void)arg, say("closed %d %d %s;", code, reply_code, text);
+}
 static void on_blocked(void *arg, int on) { (void)arg, say("blocked %d;", on); }
 static void on_reply(mx_chan *c, uint32_t method, void *d) { (void)d, say("reply %u %x;", c->number, method); }
 static void on_chan_closed(mx_chan *c, int code, const char *text) { say("channel %u closed %d %s;", c->number, code, text); }
-static void on_confirm(mx_chan *c, uint64_t tag, int multiple, int nack) { (void)c, say("confirm %lu %d %d;", (unsigned long)tag, multiple, nack); }
+static void on_confirm(mx_chan *c, uint64_t tag, int multiple, int nack) {
+    (void)c, say("confirm %lu %d %d;", (unsigned long)tag, multiple, nack);
+}
 static void on_returned(mx_chan *c, mx_span id, mx_span exchange, mx_span key) {
     (void)c, say("returned %.*s %.*s %.*s;", (int)id.n, id.p, (int)exchange.n, exchange.p, (int)key.n, key.p);
 }
 static void on_cancelled(mx_chan *c) { say("cancelled %u;", c->number); }
-static const mx_conn_events events = {on_open, on_closed, on_blocked, on_reply, on_chan_closed, on_confirm, on_returned, on_cancelled};
+static const mx_conn_events events = {on_open,        on_closed,  on_blocked,  on_reply,
+                                      on_chan_closed, on_confirm, on_returned, on_cancelled};
 
 static uint8_t pending[600000];
 static size_t pending_n;
@@ -59,13 +64,18 @@ static void frame(int type, int channel, const void *payload, size_t n) {
 }
 
 #define METHOD(channel, bytes) frame(MX_FRAME_METHOD, channel, bytes, sizeof bytes - 1)
-#define START "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x0ePLAIN AMQPLAIN\0\0\0\x05" "en_US"
+#define START                                                                                                                    \
+    "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x0ePLAIN AMQPLAIN\0\0\0\x05"                                                               \
+    "en_US"
 #define TUNE "\0\x0a\0\x1e\x07\xff\0\x02\0\0\0\x3c"
 #define OPEN_OK "\0\x0a\0\x29\0"
 
 static void setup(void) {
-    static const mx_conn_options options = {.heartbeat = 10, .max_body = 16 << 20, .user = {(const uint8_t *)"u", 1},
-                                            .password = {(const uint8_t *)"secret", 6}, .vhost = {(const uint8_t *)"/", 1}};
+    static const mx_conn_options options = {.heartbeat = 10,
+                                            .max_body = 16 << 20,
+                                            .user = {(const uint8_t *)"u", 1},
+                                            .password = {(const uint8_t *)"secret", 6},
+                                            .vhost = {(const uint8_t *)"/", 1}};
     *said = 0;
     pending_n = 0;
     conn = mx_conn_new(&options, &events, NULL);
@@ -128,7 +138,9 @@ static void conn_refuses_a_tiny_frame_max(void **state) {
 static void conn_refuses_a_broker_without_plain(void **state) {
     (void)state;
     setup();
-    METHOD(0, "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x08" "EXTERNAL\0\0\0\x05" "en_US");
+    METHOD(0, "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x08"
+              "EXTERNAL\0\0\0\x05"
+              "en_US");
     assert_non_null(strstr(said, "does not offer PLAIN"));
     assert_null(strstr(said, "secret"));
     teardown();
@@ -139,7 +151,8 @@ static void conn_reports_a_close_and_answers_it(void **state) {
     EACH_WAY {
         setup();
         shake_hands();
-        METHOD(0, "\0\x0a\0\x32\x01\x40\x0a" "FORCED\x1b[m\0\0\0\0\0");
+        METHOD(0, "\0\x0a\0\x32\x01\x40\x0a"
+                  "FORCED\x1b[m\0\0\0\0\0");
         assert_non_null(strstr(said, "closed -5 320 FORCED?[m"));
         assert_memory_equal(conn->out.p + conn->out.len - 12, "\x01\0\0\0\0\0\x04\0\x0a\0\x33\xce", 12);
         size_t before = strlen(said);
@@ -151,7 +164,8 @@ static void conn_reports_a_close_and_answers_it(void **state) {
 
 static void deliver(const char *body, size_t size) {
     uint8_t header[] = "\0\x3c\0\0\0\0\0\0\0\0\0\0\x10\0\x02";
-    METHOD(1, "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\x01\x02" "ex\x03key");
+    METHOD(1, "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\x01\x02"
+              "ex\x03key");
     mx_put64(header + 4, size);
     frame(MX_FRAME_HEADER, 1, header, 15);
     if (size) frame(MX_FRAME_BODY, 1, body, size);
@@ -187,7 +201,8 @@ static void conn_joins_bodies_of_several_frames(void **state) {
     setup();
     shake_hands();
     open_consumer();
-    METHOD(1, "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\x01\x02" "ex\x03key");
+    METHOD(1, "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\x01\x02"
+              "ex\x03key");
     frame(MX_FRAME_HEADER, 1, header, 14);
     frame(MX_FRAME_BODY, 1, body, 100000);
     frame(MX_FRAME_HEARTBEAT, 0, "", 0);
@@ -221,7 +236,8 @@ static void conn_reports_confirms_and_returns(void **state) {
         *said = 0;
         METHOD(1, "\0\x3c\0\x50\0\0\0\0\0\0\0\x05\x01");
         METHOD(1, "\0\x3c\0\x78\0\0\0\0\0\0\0\x06\0");
-        METHOD(1, "\0\x3c\0\x32\x01\x38\x08NO_ROUTE\x02" "ex\x01k");
+        METHOD(1, "\0\x3c\0\x32\x01\x38\x08NO_ROUTE\x02"
+                  "ex\x01k");
         frame(MX_FRAME_HEADER, 1, "\0\x3c\0\0\0\0\0\0\0\0\0\0\0\x80\x02id", 17);
         assert_string_equal(said, "confirm 5 1 0;confirm 6 0 1;returned id ex k;");
         teardown();
@@ -262,21 +278,24 @@ static void conn_stops_at_a_full_inbox(void **state) {
 
 /* Each of these must end in one closed event, and nothing is fed afterwards. */
 static void conn_ends_on_broken_input(void **state) {
-    static const struct { const char *bytes; size_t n; } hostile[] = {
+    static const struct {
+        const char *bytes;
+        size_t n;
+    } hostile[] = {
 #define H(s) {s, sizeof s - 1}
-        H("\x01\0\0\xff\xff\xff\xff"),                          /* size 2^32-1 */
-        H("\x03\0\x01\0\x02\0\x01"),                            /* body above frame_max */
-        H("\x01\0\0\0\0\0\x03\0\0\0\xce"),                      /* method of 3 bytes */
-        H("\x02\0\x01\0\0\0\x0d"),                              /* header of 13 bytes */
-        H("\x08\0\0\0\0\0\x01\0\xce"),                          /* heartbeat with a payload */
-        H("\x07\0\0\0\0\0\0\xce"),                              /* unknown type */
-        H("\x08\0\0\0\0\0\0\xcf"),                              /* wrong end octet */
-        H("\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce"),  /* header without its method */
-        H("\x01\x0f\xff\0\0\0\x04\0\x3c\0\x3c\xce"),            /* unknown channel */
-        H("\x01\0\x01\0\0\0\x04\0\x0a\0\x32\xce"),              /* connection method on a channel */
-        H("\x01\0\0\0\0\0\x04\0\x3c\0\x50\xce"),                /* channel method on 0, cut short */
-        H("\x01\0\x01\0\0\0\x04\0\xff\0\xff\xce"),              /* unknown method */
-        H("\x01\0\x01\0\0\0\x06\0\x3c\0\x3c\xff\xff\xce"),      /* deliver with a string past its end */
+        H("\x01\0\0\xff\xff\xff\xff"),                               /* size 2^32-1 */
+        H("\x03\0\x01\0\x02\0\x01"),                                 /* body above frame_max */
+        H("\x01\0\0\0\0\0\x03\0\0\0\xce"),                           /* method of 3 bytes */
+        H("\x02\0\x01\0\0\0\x0d"),                                   /* header of 13 bytes */
+        H("\x08\0\0\0\0\0\x01\0\xce"),                               /* heartbeat with a payload */
+        H("\x07\0\0\0\0\0\0\xce"),                                   /* unknown type */
+        H("\x08\0\0\0\0\0\0\xcf"),                                   /* wrong end octet */
+        H("\x02\0\x01\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce"), /* header without its method */
+        H("\x01\x0f\xff\0\0\0\x04\0\x3c\0\x3c\xce"),                 /* unknown channel */
+        H("\x01\0\x01\0\0\0\x04\0\x0a\0\x32\xce"),                   /* connection method on a channel */
+        H("\x01\0\0\0\0\0\x04\0\x3c\0\x50\xce"),                     /* channel method on 0, cut short */
+        H("\x01\0\x01\0\0\0\x04\0\xff\0\xff\xce"),                   /* unknown method */
+        H("\x01\0\x01\0\0\0\x06\0\x3c\0\x3c\xff\xff\xce"),           /* deliver with a string past its end */
 #undef H
     };
     (void)state;
@@ -299,7 +318,8 @@ static void conn_refuses_bodies_beyond_what_was_announced(void **state) {
         setup();
         shake_hands();
         open_consumer();
-        METHOD(1, "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\x01\x02" "ex\x03key");
+        METHOD(1, "\0\x3c\0\x3c\x03tag\0\0\0\0\0\0\0\x07\x01\x02"
+                  "ex\x03key");
         if (kind == 0) frame(MX_FRAME_HEADER, 1, "\0\x3c\0\0\xff\xff\xff\xff\xff\xff\xff\xff\0\0", 14);
         if (kind == 1) frame(MX_FRAME_HEADER, 1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0", 14), frame(MX_FRAME_BODY, 1, "abc", 3);
         if (kind == 2) frame(MX_FRAME_BODY, 1, "abc", 3);
@@ -319,7 +339,7 @@ static void conn_survives_random_bytes(void **state) {
         shake_hands();
         open_consumer();
         for (size_t i = 0; i < n; i++) b[i] = (uint8_t)rand();
-        if (n > 12) {                   /* a sound frame around nonsense */
+        if (n > 12) { /* a sound frame around nonsense */
             mx_frame_head(b, rand() % 3 + 1, (uint16_t)(rand() % 2), n - 8);
             mx_put32(b + 7, (uint32_t)(rand() % 2 ? 60 : 20) << 16 | (uint32_t)(rand() % 130));
             b[n - 1] = MX_FRAME_END;

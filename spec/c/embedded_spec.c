@@ -17,7 +17,7 @@ static mx_link *l;
 static mx_pub *p;
 static int woken;
 static uint64_t now;
-static mx_reply *last;                  /* of the last operation */
+static mx_reply *last; /* of the last operation */
 
 static mx_span S(const char *text) { return mx_span_of(text); }
 static void on_wake(mx_runtime *r) {
@@ -71,9 +71,7 @@ static int bind_queue(const char *name, const char *from, const char *key) {
     return op((mx_call){.op = MX_BIND, .name = S(name), .source = S(from), .key = S(key)});
 }
 static int delete_queue(const char *name) { return op((mx_call){.op = MX_DELETE_QUEUE, .name = S(name)}); }
-static int count(const char *name) {
-    return queue(name, MX_F_PASSIVE) ? -1 : (int)last->messages;
-}
+static int count(const char *name) { return queue(name, MX_F_PASSIVE) ? -1 : (int)last->messages; }
 
 /* ---- arguments */
 
@@ -120,7 +118,8 @@ static mx_inbox *consume(const char *name, uint32_t prefetch) { return consume_w
 
 static const mx_link_ops *ops(mx_link *link) { return ((mx_link_base *)link)->ops; }
 static void fill(void) {
-    while (ops(l)->fill(l)) {}
+    while (ops(l)->fill(l)) {
+    }
 }
 static void flush(void) { ops(l)->flush(l); }
 static void tick(uint64_t ms) { mx_timers_run(&rt.timers, now += ms * 1000); }
@@ -335,7 +334,7 @@ static void embedded_returns_the_unroutable(void **st) {
     double mandatory = publish("none", "x"), not = publish_with("", "none", "x", NULL, 0);
     flush();
     assert_int_equal(state(mandatory), MX_RETURNED);
-    assert_int_equal(state(not), MX_CONFIRMED);
+    assert_int_equal(state(not ), MX_CONFIRMED);
 }
 
 static void embedded_closes_the_channel_over_a_missing_exchange(void **st) {

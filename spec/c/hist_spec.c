@@ -63,8 +63,8 @@ static void hist_clamps_what_is_out_of_range(void **state) {
 
 int main(void) {
     const struct CMUnitTest cases[] = {
-        cmocka_unit_test(hist_is_zero_when_empty), cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
-        cmocka_unit_test(hist_ranks_every_sample), cmocka_unit_test(hist_adds_many_at_once),
+        cmocka_unit_test(hist_is_zero_when_empty),          cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
+        cmocka_unit_test(hist_ranks_every_sample),          cmocka_unit_test(hist_adds_many_at_once),
         cmocka_unit_test(hist_clamps_what_is_out_of_range),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);

@@ -73,9 +73,7 @@ static void inbox_acks_a_single_one_singly(void **state) { (void)state, check("a
 static void inbox_stops_at_the_first_unsettled(void **state) { (void)state, check("aa.a", 2, "a2* "); }
 static void inbox_says_nothing_when_the_first_is_unsettled(void **state) { (void)state, check(".aa", 0, ""); }
 
-static void inbox_rejects_and_requeues_each_singly(void **state) {
-    (void)state, check("aarrqqa", 7, "a2* r3 r4 q5 q6 a7 ");
-}
+static void inbox_rejects_and_requeues_each_singly(void **state) { (void)state, check("aarrqqa", 7, "a2* r3 r4 q5 q6 a7 "); }
 
 static void inbox_forgets_in_silence(void **state) { (void)state, check("fafaf", 5, "a4* "); }
 

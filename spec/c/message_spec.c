@@ -8,9 +8,7 @@
 #include <cmocka.h>
 #include "message/message.h"
 
-static mx_message *hello(size_t room) {
-    return mx_message_new(mx_span_of("ex"), mx_span_of("key"), mx_span_of("props"), room);
-}
+static mx_message *hello(size_t room) { return mx_message_new(mx_span_of("ex"), mx_span_of("key"), mx_span_of("props"), room); }
 
 static int nothing_left(void **state) {
     (void)state;
@@ -99,9 +97,13 @@ static void message_survives_churn(void **state) {
 int main(void) {
 #define CASE(f) cmocka_unit_test_teardown(f, nothing_left)
     const struct CMUnitTest cases[] = {
-        CASE(message_holds_what_it_was_made_of), CASE(message_may_be_empty), CASE(message_grows_through_every_class),
-        CASE(message_has_the_room_asked_for), CASE(message_lives_until_the_last_reference),
-        CASE(message_counts_live_bytes), CASE(message_survives_churn),
+        CASE(message_holds_what_it_was_made_of),
+        CASE(message_may_be_empty),
+        CASE(message_grows_through_every_class),
+        CASE(message_has_the_room_asked_for),
+        CASE(message_lives_until_the_last_reference),
+        CASE(message_counts_live_bytes),
+        CASE(message_survives_churn),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
 }

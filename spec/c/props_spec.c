@@ -25,11 +25,20 @@ static void refuses_every_prefix(const uint8_t *p, size_t n, int (*check)(const 
 }
 
 static mx_props every_field(void) {
-    return (mx_props){.flags = 0xfff8, .delivery_mode = 2, .priority = 9, .timestamp = 0x0123456789abcdef,
-                      .content_type = SPAN("text/plain"), .content_encoding = SPAN("gzip"),
-                      .headers = SPAN("\1aI\0\0\0\1"), .correlation_id = SPAN("c"), .reply_to = SPAN(""),
-                      .expiration = SPAN("1000"), .message_id = SPAN("id"), .type = SPAN("t\0t"),
-                      .user_id = SPAN("guest"), .app_id = SPAN("spec")};
+    return (mx_props){.flags = 0xfff8,
+                      .delivery_mode = 2,
+                      .priority = 9,
+                      .timestamp = 0x0123456789abcdef,
+                      .content_type = SPAN("text/plain"),
+                      .content_encoding = SPAN("gzip"),
+                      .headers = SPAN("\1aI\0\0\0\1"),
+                      .correlation_id = SPAN("c"),
+                      .reply_to = SPAN(""),
+                      .expiration = SPAN("1000"),
+                      .message_id = SPAN("id"),
+                      .type = SPAN("t\0t"),
+                      .user_id = SPAN("guest"),
+                      .app_id = SPAN("spec")};
 }
 
 static void same(mx_span a, mx_span b) {
@@ -58,8 +67,11 @@ static void props_come_back_as_they_went(void **state) {
 static void props_lie_on_the_wire_as_the_specification_says(void **state) {
     (void)state;
     uint8_t wire[64];
-    mx_props p = {.flags = MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID | MX_P_HEADERS | MX_P_TIMESTAMP, .delivery_mode = 2,
-                  .message_id = SPAN("id"), .headers = SPAN("\1at\1"), .timestamp = 258};
+    mx_props p = {.flags = MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID | MX_P_HEADERS | MX_P_TIMESTAMP,
+                  .delivery_mode = 2,
+                  .message_id = SPAN("id"),
+                  .headers = SPAN("\1at\1"),
+                  .timestamp = 258};
     assert_int_equal(mx_props_encode(&p, wire, sizeof wire), 22);
     assert_memory_equal(wire, "\x30\xc0\0\0\0\4\1at\1\2\2id\0\0\0\0\0\0\1\2", 22);
     p.flags = 0;
@@ -92,7 +104,7 @@ static void props_check_knows_all_fourteen_fields(void **state) {
     static const uint8_t wire[] = "\xff\xfc\1c\1e\0\0\0\0\1\1\1c\1r\1x\1m\0\0\0\0\0\0\0\1\1t\1u\1a\1k";
     assert_int_equal(mx_props_check(wire, sizeof wire - 1), 0);
     assert_int_equal(mx_props_decode(wire, sizeof wire - 1, &out), 0);
-    assert_int_equal(out.flags, 0xfff8);   /* cluster-id is reserved: read past */
+    assert_int_equal(out.flags, 0xfff8); /* cluster-id is reserved: read past */
     refuses_every_prefix(wire, sizeof wire - 1, mx_props_check, 0);
 }
 
@@ -164,7 +176,7 @@ static int nested(unsigned depth) {
 
 static void table_nests_to_32_and_no_deeper(void **state) {
     (void)state;
-    assert_int_equal(nested(MX_TABLE_DEPTH - 1), 0);   /* the table itself is the first level */
+    assert_int_equal(nested(MX_TABLE_DEPTH - 1), 0); /* the table itself is the first level */
     assert_int_equal(nested(MX_TABLE_DEPTH), MX_EVALIDATION);
     assert_int_equal(nested(26000), MX_EVALIDATION);
     assert_int_equal(nested(2000000), MX_EVALIDATION);
@@ -176,7 +188,7 @@ static void table_has_at_most_4096_entries_in_all(void **state) {
     for (size_t i = 0; i < MX_TABLE_ENTRIES; i++) memcpy(p + 2 * i, "\0V", 2);
     good(p, 2 * MX_TABLE_ENTRIES);
     memset(p, 'V', sizeof p);
-    memcpy(p, "\1aA\0\0\x0f\xff", 7);   /* itself and 4095 */
+    memcpy(p, "\1aA\0\0\x0f\xff", 7); /* itself and 4095 */
     good(p, 7 + 4095);
     memcpy(p, "\1aA\0\0\x10\0", 7);
     bad(p, 7 + 4096);
@@ -202,9 +214,9 @@ static void props_survive_a_million_random_lists(void **state) {
         size_t size = i & 1 ? n - (rnd() % 8 == 0) * rnd() % n : rnd() % 64;
         uint8_t *b = malloc(size ? size : 1);
         if (i & 1) memcpy(b, sound, size);
-        else for (size_t k = 0; k < size; k++) b[k] = (uint8_t)(rnd() >> 11);
-        for (unsigned k = rnd() % 4; i & 1 && size && k > 0; k--)
-            b[rnd() % size] = (uint8_t)(rnd() >> 9 & (k & 1 ? 255 : 15));
+        else
+            for (size_t k = 0; k < size; k++) b[k] = (uint8_t)(rnd() >> 11);
+        for (unsigned k = rnd() % 4; i & 1 && size && k > 0; k--) b[rnd() % size] = (uint8_t)(rnd() >> 9 & (k & 1 ? 255 : 15));
         mx_table_check(b, size);
         if (mx_props_check(b, size) == 0) {
             assert_int_equal(mx_props_decode(b, size, &found), 0);
