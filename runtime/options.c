@@ -199,6 +199,7 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
     int at = 1, environment_urls = o->url_count;
     if (at < argc && !strcmp(argv[at], "test")) {
         o->command = "test";
+        o->turn_limit = 0; /* a spec may block, on a program that it runs for instance */
         at++;
     }
     while (!o->command && !o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {

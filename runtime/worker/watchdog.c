@@ -9,7 +9,7 @@
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
 
-enum { TICK_MS = 5, IDLE_TICKS = 20 };
+enum { TICK_MS = 5, IDLE_TICKS = 20, GRACE_TICKS = 5000 / TICK_MS };
 
 static struct {
     timer_t timer;
@@ -27,6 +27,15 @@ static void arm(int on) {
     timer_settime(dog.timer, 0, &every, NULL);
 }
 
+/* A finalizer, or C code that never returns: no hook reaches it. The broker gives what it held to others. */
+static void leave(void) {
+    static const char why[] = "mxrun: Lua could not be stopped 5 s past the turn limit (a finalizer, or a C function such as "
+                              "string.find with a costly pattern): leaving, unsettled deliveries go back to the broker\n";
+    if (write(STDERR_FILENO, why, sizeof why - 1)) {
+    } /* there is nobody else to tell */
+    _exit(1);
+}
+
 static void on_tick(int number) {
     (void)number;
     dog.turn->tick++;
@@ -40,6 +49,7 @@ static void on_tick(int number) {
         dog.work = dog.turn->work;
         dog.stuck = 0;
     } else if (dog.limit && ++dog.stuck >= dog.limit) {
+        if (dog.stuck >= dog.limit + GRACE_TICKS) leave();
         dog.trip();
     }
 }
