@@ -36,7 +36,8 @@ local function start(options, text, errors)
   local f = assert(io.open(path, "w"))
   f:write(text)
   f:close()
-  return assert(io.popen(("timeout 300 %s -u mem:// %s %s %s; echo exit $?; rm -f %s"):format(MXRUN, options, path, errors, path)))
+  if not options:find "-u " then options = "-u mem:// " .. options end
+  return assert(io.popen(("timeout 300 %s %s %s %s; echo exit $?; rm -f %s"):format(MXRUN, options, path, errors, path)))
 end
 
 local function result(p)
@@ -91,4 +92,25 @@ describe("a runaway handler", function()
       assert.matches("mxrun: Lua could not be stopped 5 s past the turn limit.*exit 1\n$", out, what)
     end
   end)
+
+  for _, broker in ipairs { "mem://", os.getenv "MXRUN_SPEC_AMQP" } do
+    it("costs its message, and the next one is handled, on " .. broker:match "^%a+", function()
+      local out = result(start("--turn-limit 0.5 -u " .. broker, [[
+        local q = assert(mx.queue("spec-runaway", { durable = false, auto_delete = true, dlq = true }))
+        mx.purge "spec-runaway.dlq"
+        local dead, good
+        assert(mx.publish("", q, "loop"))
+        assert(mx.publish("", q, "good"))
+        assert(mx.consume(q, { retry = { max = 0 } }, function(m)
+          if m.body == "loop" then while true do end end
+          good = true
+        end))
+        assert(mx.consume(q .. ".dlq", function(m) dead = m.headers["x-mx-error"] end))
+        while not (dead and good) do mx.sleep(0.01) end
+        print(dead)
+        mx.stop()
+      ]], "2>/dev/null"))
+      assert.matches("turn limit.*exit 0\n$", out)
+    end)
+  end
 end)

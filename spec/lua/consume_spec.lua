@@ -236,21 +236,6 @@ on_each_broker("consuming", function(connect, name)
     mx.sleep(0.1)
     assert.equal(0, c:queue_info(q).messages)
   end)
-
-  it("stops a handler that never waits and goes on with the next message", function()
-    local c = connect()
-    local q = assert(c:queue(name "runaway", { durable = false, dlq = true }))
-    local dead, good
-    assert(c:publish("", q, "loop"))
-    assert(c:publish("", q, "good"))
-    assert(c:consume(q, { retry = { max = 0 } }, function(m)
-      if m.body == "loop" then while true do end end
-      good = true
-    end))
-    assert(c:consume(q .. ".dlq", function(m) dead = m.headers["x-mx-error"] end))
-    eventually(function() return dead and good end)
-    assert.matches("turn limit", dead)
-  end)
 end)
 
 describe("mx.consume", function()
