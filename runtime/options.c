@@ -194,12 +194,13 @@ static void forget_urls(mx_options *o) {
 }
 
 void mx_options_parse(mx_options *o, int argc, char **argv) {
-    *o = (mx_options){.turn_limit = 5, .drain = 25};
+    int tests = argc > 1 && !strcmp(argv[1], "test");
+    /* a spec may block, on a program that it runs for instance */
+    *o = (mx_options){.turn_limit = tests ? 60 : 5, .drain = 25};
     from_environment(o);
     int at = 1, environment_urls = o->url_count;
-    if (at < argc && !strcmp(argv[at], "test")) {
+    if (tests) {
         o->command = "test";
-        o->turn_limit = 0; /* a spec may block, on a program that it runs for instance */
         at++;
     }
     while (!o->command && !o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {
