@@ -117,6 +117,11 @@ mx_script *mx_script_new(mx_runtime *r, const mx_options *o) {
     s->runtime = r;
     s->options = o;
     s->L = luaL_newstate();
+    if (!s->L) {
+        fputs("mxrun: not enough memory for a Lua state\n", stderr);
+        free(s);
+        return NULL;
+    }
     lua_pushcfunction(s->L, traceback);
     lua_pushcfunction(s->L, start);
     lua_pushlightuserdata(s->L, s);
