@@ -158,13 +158,15 @@ mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double timeout, ui
 int mx_pub_reopen(mx_pub *p, uint32_t ticket);          /* a new channel after the broker closed the old one */
 void mx_pub_close(mx_pub *p, uint32_t ticket);          /* pending publishes end as lost; freed when posted */
 /* The sequence number; or negative: MX_EAGAIN window full, MX_ECLOSED, MX_EVALIDATION (mx_pub_refusal says why).
- * props NULL: delivery mode 2 (MX_TRANSIENT: 1) and a message id. timeout 0: the publisher's. */
+ * props NULL: delivery mode 2 (MX_TRANSIENT: 1); a missing message id is made. timeout 0: the publisher's. */
 enum { MX_MANDATORY = 1, MX_TRANSIENT = 2 };
 double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const char *key, size_t key_size, const void *body,
                   size_t size, const mx_props *props, int flags, double timeout);
 const char *mx_pub_refusal(void);                       /* the text of the last negative answer of mx_publish */
 int mx_receipt_state(mx_pub *p, double seq);            /* MX_PENDING ... */
 int mx_receipt_watch(mx_pub *p, double seq, uint32_t ticket);   /* the ticket already watching, or 0: posted when it ends */
+double mx_pub_failure(const mx_pub *p, double after);   /* the first publish behind after that is known to have failed, 0: none */
+size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to);       /* the message id made for it; its size, at most 64 */
 int mx_pub_watch(mx_pub *p, uint32_t ticket);           /* posted when the window has room or the channel closes */
 
 /* ---- the process ------------------------------------------------------------------------------------------- */

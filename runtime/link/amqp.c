@@ -551,19 +551,18 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     if (pub->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the channel is not open");
     if (mx_buffer_pending(&a->conn->out) > HIGH_WATER || p->line.chan->paused) hold_window(p);
     if (mx_confirm_full(c)) return MX_EAGAIN;
-    int code = check(a, exchange, key, body, props);
-    if (code) return code;
-    uint64_t hash = 0;
     uint8_t id[MX_ID_SIZE];
     mx_props plain;
+    uint64_t hash = props && props->flags & MX_P_MESSAGE_ID ? mx_confirm_hash(props->message_id, exchange, key) : 0;
+    if (props) props = mx_confirm_props(c, props, &plain, id);
+    int code = check(a, exchange, key, body, props);
+    if (code) return code;
     if (!props) {
         mx_confirm_id(c, id);
         plain.flags = MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID;
         plain.delivery_mode = flags & MX_TRANSIENT ? 1 : 2;
         plain.message_id = (mx_span){id, sizeof id};
         props = &plain;
-    } else if (props->flags & MX_P_MESSAGE_ID) {
-        hash = mx_confirm_hash(props->message_id, exchange, key);
     }
     mx_buffer *out = &a->conn->out;
     size_t most = 1024 + 32 + mx_props_bound(props) + mx_frame_body_bound(body.n, a->conn->frame_max);

@@ -106,16 +106,22 @@ static void list(mx_confirm *c, uint64_t seq, int state) {
     *failure(c, c->failures++) = (mx_failure){seq, state};
 }
 
-/* What became of a publish at or below settled. */
-static int past(const mx_confirm *c, uint64_t seq) {
+/* The first listed failure at or behind seq, NULL: none. */
+static const mx_failure *find(const mx_confirm *c, uint64_t seq) {
     size_t low = 0, high = c->failures;
-    if (seq <= (uint64_t)c->forgotten) return MX_LOST;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
         if (failure(c, mid)->seq < seq) low = mid + 1;
         else high = mid;
     }
-    return low < c->failures && failure(c, low)->seq == seq ? failure(c, low)->state : MX_CONFIRMED;
+    return low < c->failures ? failure(c, low) : NULL;
+}
+
+/* What became of a publish at or below settled. */
+static int past(const mx_confirm *c, uint64_t seq) {
+    if (seq <= (uint64_t)c->forgotten) return MX_LOST;
+    const mx_failure *f = find(c, seq);
+    return f && f->seq == seq ? f->state : MX_CONFIRMED;
 }
 
 /* ---- who watches ---- */
@@ -349,9 +355,20 @@ uint64_t mx_confirm_hash(mx_span id, mx_span exchange, mx_span key) {
     return h ? h : 1;
 }
 
-void mx_confirm_id(const mx_confirm *c, uint8_t id[MX_ID_SIZE]) {
+static void id_of(const mx_confirm *c, uint64_t seq, uint8_t *id) {
     memcpy(id, process_id, HALF_ID);
-    hex16(id + HALF_ID, (uint64_t)c->number << SEQ_BITS | ((published(c) + 1) & ((1ull << SEQ_BITS) - 1)));
+    hex16(id + HALF_ID, (uint64_t)c->number << SEQ_BITS | (seq & ((1ull << SEQ_BITS) - 1)));
+}
+
+void mx_confirm_id(const mx_confirm *c, uint8_t id[MX_ID_SIZE]) { id_of(c, published(c) + 1, id); }
+
+const mx_props *mx_confirm_props(const mx_confirm *c, const mx_props *given, mx_props *own, uint8_t id[MX_ID_SIZE]) {
+    if (given->flags & MX_P_MESSAGE_ID) return given;
+    mx_confirm_id(c, id);
+    *own = *given;
+    own->flags |= MX_P_MESSAGE_ID;
+    own->message_id = (mx_span){id, MX_ID_SIZE};
+    return own;
 }
 
 MX_EXPORT int mx_receipt_state(mx_pub *p, double number) {
@@ -359,6 +376,16 @@ MX_EXPORT int mx_receipt_state(mx_pub *p, double number) {
     if (!(number >= 1 && number <= p->seq)) return MX_LOST;
     uint64_t seq = (uint64_t)number;
     return seq <= settled(c) ? past(c, seq) : at(c, seq)->state;
+}
+
+MX_EXPORT size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to) {
+    id_of((mx_confirm *)p, (uint64_t)seq, to);
+    return MX_ID_SIZE;
+}
+
+MX_EXPORT double mx_pub_failure(const mx_pub *p, double after) {
+    const mx_failure *f = find((const mx_confirm *)p, (uint64_t)after + 1);
+    return f ? (double)f->seq : 0;
 }
 
 MX_EXPORT int mx_receipt_watch(mx_pub *p, double number, uint32_t ticket) {

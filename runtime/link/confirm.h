@@ -43,4 +43,6 @@ uint64_t mx_confirm_hash(mx_span id, mx_span exchange, mx_span key);
 /* Our message id for the next publish: 16 hex digits of the process, the publisher's number, the sequence number. */
 enum { MX_ID_SIZE = 32 };
 void mx_confirm_id(const mx_confirm *c, uint8_t id[MX_ID_SIZE]);
+/* The given ones, or own: a copy with our id, which lies in id, when they have none. */
+const mx_props *mx_confirm_props(const mx_confirm *c, const mx_props *given, mx_props *own, uint8_t id[MX_ID_SIZE]);
 #endif

@@ -670,7 +670,9 @@ static mx_message *message_of(const mx_confirm *c, mx_span exchange, mx_span key
     static uint8_t scratch[PROPS_MAX];
     mx_span bytes = {scratch, 0};
     if (props) {
-        int n = mx_props_encode(props, scratch, sizeof scratch);
+        mx_props own;
+        uint8_t id[MX_ID_SIZE];
+        int n = mx_props_encode(mx_confirm_props(c, props, &own, id), scratch, sizeof scratch);
         if (n < 0) return NULL;
         bytes.n = (size_t)n;
     } else bytes = plain_props(c, flags, scratch);
