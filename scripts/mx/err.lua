@@ -1,14 +1,18 @@
 -- Error objects: what every call returns as its second value when the world fails.
-local setmetatable, getmetatable, type, tostring = setmetatable, getmetatable, type, tostring
+local ffi = require "ffi"
+local C = ffi.C
+local setmetatable, getmetatable, type, tostring, rawget = setmetatable, getmetatable, type, tostring, rawget
 
-local M = {}
+local M = { number = {} }               -- number: by code, what C calls it
 
--- The codes, and whether trying again may help.
-local RETRYABLE = {
-  timeout = true, backpressure = true, nacked = true, connection = true, memory = true, interrupted = true,
-  unroutable = false, channel = false, access = false, config = false, validation = false, serialization = false,
-  closed = false, internal = false,
-}
+-- The codes, and whether trying again may help: C's.
+local RETRYABLE = {}
+local last = -1
+while C.mx_error_name(last) ~= nil do
+  local code = ffi.string(C.mx_error_name(last))
+  M.number[code], RETRYABLE[code] = last, C.mx_error_retryable(last) ~= 0
+  last = last - 1
+end
 
 local Error = { __name = "mx.error" }
 
@@ -18,17 +22,16 @@ function Error.__index(e, name)
 end
 
 function Error.__tostring(e)
-  local text, op = rawget(e, "message"), rawget(e, "op")
-  if not text or text == "" then text = tostring(rawget(e, "code")) end
-  if not op or text:sub(1, #op + 1) == op .. ":" then return text end
-  return op .. ": " .. text
+  local text = rawget(e, "message")
+  return text and text ~= "" and text or tostring(rawget(e, "code"))
 end
 
 function Error.__concat(a, b)
   return tostring(a) .. tostring(b)
 end
 
--- An error object. Fields: op, retryable (else by the code), cause, reply_code, traceback.
+-- An error object. The message says all there is to read. Fields: op, what was tried ("publish"); retryable (else by the
+-- code), cause, reply_code, traceback.
 function M.new(code, message, fields)
   local retryable = RETRYABLE[code]
   if retryable == nil then error("mx.err: unknown code '" .. tostring(code) .. "'", 2) end
@@ -39,6 +42,20 @@ function M.new(code, message, fields)
   e.code, e.message = code, message == nil and code or tostring(message)
   if e.retryable == nil then e.retryable = retryable end
   return setmetatable(e, Error)
+end
+
+-- The error of a number that C answered; text: why.
+function M.of_code(number, op, text)
+  local code = C.mx_error_name(number)
+  return M.new(code ~= nil and ffi.string(code) or "internal", text, { op = op })
+end
+
+-- The error of a reply that says no; what: how its text begins, the operation unless given.
+function M.of_reply(op, reply, what)
+  local text = #reply.text > 0 and reply.text or ffi.string(C.mx_error_text(reply.code))
+  local e = M.of_code(reply.code, op, (what or op) .. ": " .. text)
+  if reply.reply_code ~= 0 then e.reply_code = reply.reply_code end
+  return e
 end
 
 function M.is(x)

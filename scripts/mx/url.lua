@@ -6,7 +6,7 @@ local M = {}
 local PORTS = { amqp = "5672", amqps = "5671" }
 
 local function bad(url, why)
-  return nil, err.new("config", ("URL %s: %s"):format(M.hide(url), why))
+  return nil, err.new("config", ("URL %s: %s"):format(M.hide(url), why), { op = "connect" })
 end
 
 -- The URL without its password, for people to read.
