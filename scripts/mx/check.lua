@@ -25,6 +25,9 @@ local function script_level()
   return 3
 end
 
+-- Raises at the line of the script.
+function M.fail(text) error(text, script_level()) end
+
 -- How a wrong value looks in a message: short, one line, no password.
 local function shown(v)
   if type(v) == "string" then
@@ -193,6 +196,14 @@ function M.arg(n, fname, v, spec, level)
     error(format("bad argument #%d to %s: %s", n, fname, expected(rule, v)), level or script_level())
   end
   return converted
+end
+
+-- Checks arguments against a list of types; one that ends in ? may be nil.
+function M.args(fname, types, ...)
+  for i = 1, #types do
+    local v, spec, optional = select(i, ...), types[i]:match "^(.-)(%??)$"
+    if v ~= nil or optional == "" then M.arg(i, fname, v, spec) end
+  end
 end
 
 -- Seconds of a number or "100ms", "5s", "2m", "1h"; raises, without a level at the line of the script.

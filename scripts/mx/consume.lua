@@ -343,9 +343,10 @@ end
 
 -- Consumers -------------------------------------------------------------------------------------------------------
 
--- After a handler that ran late or waited: its time limit's ticket goes.
+-- After a handler that ran late or waited: its time limit's ticket goes, and what its next wait was to raise.
 local function unlimit(d)
   d.late = false
+  if d.raise then d.raise = nil end
   if d.limit then
     turn.forget(d.limit)
     d.limit = nil
@@ -366,7 +367,7 @@ local function on_limit(d)
   d.late = true
   local e = err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
   fail(c, d.seq, e)
-  turn.wake(d, d.no, turn.RAISE, e)
+  turn.raise(d, e)
 end
 
 -- What all server tasks of a consumer share; thousands may be parked, so each holds little of its own.
@@ -419,7 +420,7 @@ local function subscribe(c)
   local _, reply = turn.await(ticket)
   if reply and reply.code < 0 then
     C.mx_inbox_close(inbox, 0)
-    return nil, publish.error_of("consume", reply)
+    return nil, err.of_reply("consume", reply)
   end
   c.inbox = inbox
   return true
@@ -439,11 +440,10 @@ end
 -- consumer | nil, err
 function M.consume(conn, queue, options, handler)
   if type(options) == "function" and handler == nil then options, handler = nil, options end
-  if type(queue) ~= "string" then error("mx.consume: queue must be a string, got " .. type(queue), 3) end
-  if type(handler) ~= "function" then error("mx.consume: the handler must be a function, got " .. type(handler), 3) end
-  local o = check.options("mx.consume", options or {}, SCHEMA, 3)
-  local r = check.options("mx.consume: retry", o.retry or {}, RETRY, 3)
-  if o.prefetch and o.prefetch > 65535 then error("mx.consume: prefetch is " .. o.prefetch .. ", at most 65535", 3) end
+  if type(handler) ~= "function" then check.fail("mx.consume: the handler must be a function, got " .. type(handler)) end
+  local o = check.options("mx.consume", options or {}, SCHEMA)
+  local r = check.options("mx.consume: retry", o.retry or {}, RETRY)
+  if o.prefetch and o.prefetch > 65535 then check.fail("mx.consume: prefetch is " .. o.prefetch .. ", at most 65535") end
   local c = setmetatable({
     conn = conn, queue = queue, handler = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
     timeout = o.timeout or 30, auto_ack = o.auto_ack or false, exclusive = o.exclusive or false, priority = o.priority,

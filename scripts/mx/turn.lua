@@ -1,18 +1,20 @@
 -- Who runs next: posts from C, tasks that woke, deliveries that wait; one call a loop turn.
 --
--- A task is a coroutine that may wait. task.no counts its waits, so that of several wakers only the first one counts.
+-- A task is a coroutine that may wait. task.no counts its waits, so that of several wakers only the first one counts;
+-- task.parked is set while it waits: only then may it be queued, so it is never queued twice.
 -- This file's chunk name tells the watchdog that the runtime has control again (bindings/jitprofile.c): no function
 -- that a user's code may call in a loop belongs here.
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
-local err = require "mx.err"
+local err, check = require "mx.err", require "mx.check"
 
-local co_create, co_resume, co_yield, co_status = coroutine.create, coroutine.resume, coroutine.yield, coroutine.status
-local pcall, xpcall, error, type, traceback = pcall, xpcall, error, type, debug.traceback
+local co_create, co_resume, co_yield, co_running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
+local can_yield = coroutine.isyieldable
+local pcall, xpcall, error, traceback, rawequal = pcall, xpcall, error, debug.traceback, rawequal
 
-local M = { current = nil, tasks = 0, inner = {} }
-local PARK, IDLE, RAISE = {}, {}, {}
-M.PARK, M.IDLE, M.RAISE = PARK, IDLE, RAISE
+local M = { current = nil, tasks = 0 }
+local PARK, IDLE, RAISE, REFUSE = {}, {}, {}, {}
+M.RAISE = RAISE
 
 local ready, first, last = {}, 1, 0     -- a queue of task, a, b triples
 local waiting, waiting_no = {}, {}      -- by ticket: a task and its no, or a function(code, reply)
@@ -29,12 +31,18 @@ end
 
 -- Makes the task go on with a, b from the wait numbered no; false if that wait is over already.
 function M.wake(task, no, a, b)
-  if task.no ~= no then return false end
+  if task.no ~= no or not task.parked then return false end
   task.no = no + 1
+  task.parked = false
   ready[last + 1], ready[last + 2], ready[last + 3] = task, a, b
   last = last + 3
   t.again = 1
   return true
+end
+
+-- The task's wait raises e: the present one or, when it does not wait or is awake already, its next one.
+function M.raise(task, e)
+  if not M.wake(task, task.no, RAISE, e) and not task.done then task.raise = e end
 end
 
 local function take_reply(p)
@@ -61,7 +69,7 @@ local function take_posts()
   end
 end
 
--- The current task is woken with code, reply when the ticket is posted (at its next or present wait).
+-- The current task is woken with code, reply when the ticket is posted; to be followed by try_park.
 function M.expect(ticket)
   waiting[ticket], waiting_no[ticket] = M.current, M.current.no
 end
@@ -74,15 +82,27 @@ function M.forget(ticket)
   C.mx_wait_drop(waits, ticket)
 end
 
-
 -- Running -----------------------------------------------------------------------------------------------------
 
+-- An error object, or { raised =, traceback = }. What was caught and is raised again keeps its first traceback.
+local caught
 local function on_error(e)
-  if type(e) == "table" and not e.traceback and err.is(e) then e.traceback = traceback("", 2) end
-  if err.is(e) then return e end
-  return { raised = e, traceback = traceback("", 2) }
+  local trace = caught and rawequal(caught.raised, e) and caught.traceback or traceback("", 2)
+  caught = nil
+  if not err.is(e) then return { raised = e, traceback = trace } end
+  if not rawget(e, "traceback") then e.traceback = trace end
+  return e
 end
 M.on_error = on_error
+
+-- Raises again what on_error made.
+function M.again(e)
+  if not err.is(e) then
+    caught = e
+    e = e.raised
+  end
+  error(e, 0)
+end
 
 local function body(f, finish, ...)
   finish(xpcall(f, on_error, ...))
@@ -219,37 +239,32 @@ local function inside_what()
   return "a C function"
 end
 
--- Parks the current task; returns what wake passed, RAISE and an error when it was cancelled. Raises where Lua cannot
--- yield.
-function M.try_park()
+-- The task that may wait here. Raises where Lua cannot yield: what shall wake a wait is made after this.
+function M.here()
   local task = M.current
-  if not task then error("cannot wait here: no task is running", 3) end
+  if not task then check.fail("cannot wait here: no task is running") end
+  if not can_yield() then check.fail("cannot wait inside " .. inside_what()) end
+  return task
+end
+
+-- Parks the current task; returns what wake passed, RAISE and an error when it is to raise. idle: a stop ends this wait.
+function M.try_park(idle)
+  local task = M.here()
+  local e = task.raise
+  if e ~= nil then
+    task.raise = nil
+    task.no = task.no + 1
+    return RAISE, e
+  end
   if task.on_park then task.on_park(task) end
-  local ok, a, b = pcall(co_yield, PARK)
-  if not ok then
-    M.current = task
-    local text = tostring(a)
-    if text:find("attempt to yield", 1, true) then error("cannot wait inside " .. inside_what(), M.level()) end
-    error(a, 0)
+  task.parked = idle or true
+  local a, b = co_yield(PARK)
+  if a == REFUSE then
+    task.parked = false
+    task.no = task.no + 1
+    return RAISE, select(2, pcall(check.fail, b))
   end
   return a, b
-end
-
--- The same, but raises when the task was cancelled.
-function M.park()
-  local a, b = M.try_park()
-  if a == RAISE then error(b, 0) end
-  return a, b
-end
-
--- The stack level, seen from the caller, of the first function that is not mxrun's own: where a user's mistake is.
-function M.level()
-  for level = 3, 30 do
-    local info = debug.getinfo(level, "S")
-    if not info then return 2 end
-    if info.what ~= "C" and not info.source:find("^[@=]mx[/.]") then return level - 1 end
-  end
-  return 2
 end
 
 -- Waits for a ticket: code, reply.
@@ -265,8 +280,9 @@ end
 
 -- The user's own coroutines: a wait inside one parks the whole task, as in OpenResty.
 local function go_on(co, ok, a, ...)
-  if ok and a == PARK then return go_on(co, co_resume(co, co_yield(PARK))) end
-  return ok, a, ...
+  if not ok or a ~= PARK then return ok, a, ... end
+  if can_yield() then return go_on(co, co_resume(co, co_yield(PARK))) end
+  return go_on(co, co_resume(co, REFUSE, "cannot wait inside " .. inside_what()))
 end
 local function resume(co, ...) return go_on(co, co_resume(co, ...)) end
 local function unwrap(ok, ...)
@@ -280,7 +296,11 @@ function M.install_coroutines()
     local co = co_create(f)
     return function(...) return unwrap(resume(co, ...)) end
   end
+  coroutine.yield = function(...)
+    local task = M.current
+    if task and co_running() == task.co then error("attempt to yield from outside a coroutine", 2) end
+    return co_yield(...)
+  end
 end
 
-M.status = co_status
 return M

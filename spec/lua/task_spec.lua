@@ -24,6 +24,43 @@ describe("tasks", function()
     assert.equal("interrupted", seen.code)
   end)
 
+  it("that are cancelled before they wait raise at their first wait, and once", function()
+    local t = mx.spawn(function()
+      local first, second = pcall(mx.sleep, 60), pcall(mx.sleep, 0)
+      return first, second
+    end)
+    t:cancel()
+    t:cancel()
+    assert.same({ true, false, true }, { t:wait(5) })
+  end)
+
+  it("that are awake already keep what they waited for when they are cancelled", function()
+    local ch, got = mx.chan(), nil
+    local t = mx.spawn(function()
+      got = ch:get()
+      mx.sleep(60)
+    end)
+    mx.sleep(0.001)
+    ch:put("value")
+    t:cancel()
+    local ok, e = t:wait(5)
+    assert.is_nil(ok)
+    assert.equal("interrupted", e.code)
+    assert.equal("value", got)
+  end)
+
+  it("may cancel themselves, and one that has ended", function()
+    local me
+    me = mx.spawn(function()
+      me:cancel()
+      return (pcall(mx.sleep, 60))
+    end)
+    assert.same({ true, false }, { me:wait(5) })
+    me:cancel()
+    mx.sleep(0)
+    assert.same({ true, false }, { me:wait(5) })
+  end)
+
   it("wait inside pcall, iterators, metamethods and the user's coroutines", function()
     assert.same({ true, 7 }, { pcall(function() mx.sleep(0.001) return 7 end) })
     local sum = 0
@@ -48,6 +85,32 @@ describe("tasks", function()
     ok, e = pcall(string.gsub, "abc", ".", function() mx.sleep(0.001) end)
     assert.is_false(ok)
     assert.matches("cannot wait inside string.gsub", e)
+    ok, e = pcall(table.sort, { 3, 2, 1 }, function() coroutine.wrap(function() mx.sleep(0.001) end)() end)
+    assert.is_false(ok)
+    assert.matches("task_spec.lua:%d+: cannot wait inside table.sort", e)
+  end)
+
+  it("that could not wait are not woken later for it", function()
+    local ch, sem = mx.chan(), mx.semaphore(0)
+    pcall(table.sort, { 3, 2, 1 }, function() return ch:get() end)
+    pcall(table.sort, { 3, 2, 1 }, function() return ch:put("never") end)
+    pcall(table.sort, { 3, 2, 1 }, function() return sem:acquire() end)
+    local t = mx.spawn(function() return ch:get() end)
+    local start = mx.now()
+    mx.after(0.005, function()
+      sem:release()
+      ch:put("value")
+    end)
+    mx.sleep(0.02)
+    assert.is_true(mx.now() - start >= 0.02)
+    assert.same({ true, "value" }, { t:wait(5) })
+    assert.is_true(sem:acquire(5))
+  end)
+
+  it("cannot yield where no coroutine of theirs is, and say so with the line", function()
+    local ok, e = mx.spawn(function() coroutine.yield() end):wait(5)
+    assert.is_nil(ok)
+    assert.matches("task_spec.lua:%d+: attempt to yield from outside a coroutine", tostring(e))
   end)
 
   it("every runs until cancelled, after runs once", function()
@@ -96,7 +159,46 @@ describe("a channel", function()
   end)
 end)
 
+describe("a line of waiters", function()
+  it("keeps nothing of those who gave up", function()
+    local ch, sem, t = mx.chan(), mx.semaphore(0), mx.spawn(mx.sleep, 60)
+    for _ = 1, 50 do
+      ch:get(0)
+      ch:put(1, 0)
+      sem:acquire(0)
+      t:wait(0)
+    end
+    for _, line in ipairs { ch.getters, ch.putters, sem.queue, t.waiters } do
+      assert.is_true(line:is_empty())
+      assert.same({ 1, 0 }, { line.first, line.last })
+    end
+    t:cancel()
+  end)
+
+  it("passes over those who gave up", function()
+    local ch, got = mx.chan(), {}
+    local tasks = {}
+    for i = 1, 5 do
+      tasks[i] = mx.spawn(function() got[i] = ch:get(i % 2 == 0 and 0.001 or 60) or "gave up" end)
+    end
+    mx.sleep(0.02)
+    for i = 1, 3 do ch:put(i) end
+    for i = 1, 5 do tasks[i]:wait(5) end
+    assert.same({ 1, "gave up", 2, "gave up", 3 }, got)
+  end)
+end)
+
 describe("a semaphore", function()
+  it("loses no permit to a task that is cancelled", function()
+    local sem = mx.semaphore(0)
+    local t = mx.spawn(function() sem:acquire() end)
+    mx.sleep(0.001)
+    t:cancel()
+    sem:release()
+    t:wait(5)
+    assert.is_true(sem:acquire(5))
+  end)
+
   it("lets at most its count in", function()
     local sem, inside, most = mx.semaphore(3), 0, 0
     local tasks = {}
