@@ -1,7 +1,7 @@
 -- Counters, gauges, histograms, and the figures of mx.stats().
 local ffi = require "ffi"
 local C = ffi.C
-local turn, err = require "mx.turn", require "mx.err"
+local turn = require "mx.turn"
 local consume, publish = require "mx.consume", require "mx.publish"
 
 local M = { all = {}, dropped = 0 }
@@ -77,7 +77,7 @@ end
 
 -- mx.stats() ------------------------------------------------------------------------------------------------------
 
-local started, last_at, last = C.mx_now(), nil, {}
+local started, last = C.mx_now(), {}
 
 local function percentiles(h)
   local function p(x) return C.mx_hist_percentile(h, x) end
@@ -97,14 +97,7 @@ end
 
 function M.stats()
   local now = C.mx_now()
-  last_at = last_at or now
-  local published, failed, pending = 0, 0, 0
-  for _, p in ipairs(publish.open) do
-    if p.pub then
-      published, failed = published + p.pub.settled, failed + p.pub.failed
-      pending = pending + (p.pub.seq - p.pub.settled)
-    end
-  end
+  local published, failed, pending = publish.totals()
   local queues = {}
   for _, c in ipairs(consume.open) do
     local s = c:stats()
@@ -121,5 +114,4 @@ function M.stats()
   }
 end
 
-M.err = err
 return M

@@ -1,90 +1,26 @@
 -- Publishing: publishers, their windows, and receipts.
 local ffi = require "ffi"
 local C = ffi.C
-local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
+local turn, task, wait = require "mx.turn", require "mx.task", require "mx.wait"
+local err, check, receipt = require "mx.err", require "mx.check", require "mx.receipt"
 local json, fieldtable = require "mx.json", require "mx.fieldtable"
-local type, error, setmetatable, tostring = type, error, setmetatable, tostring
+local type, setmetatable = type, setmetatable
 
 local M = { open = {} }                 -- open: every publisher, for the exit rule and the drain
 
-local EAGAIN, ECLOSED = -15, -12
-local MANDATORY, TRANSIENT = 1, 2       -- mx_publish's flags
+local EAGAIN, ECLOSED = err.number.again, err.number.closed
+local MANDATORY, TRANSIENT = C.MX_MANDATORY, C.MX_TRANSIENT
+local Receipt, await_receipt = receipt.new, receipt.wait
 
--- Receipts ------------------------------------------------------------------------------------------------------
--- A receipt is a number and its publisher: nothing to free, nothing to resolve (DATAPATH part 4).
-
-local STATES = { [0] = "pending", "confirmed", "nacked", "returned", "timeout", "closed" }
-local receipt = {}
-
-local function failure(self, state)
-  local pub = self.pub
-  if state == "nacked" then return err.new("nacked", "publish: the broker refused the message") end
-  if state == "returned" then
-    return err.new("unroutable", "publish: no queue is bound for this key", { reply_code = 312 })
-  end
-  if state == "timeout" then return err.new("timeout", "publish: no confirm in time") end
-  if pub.error ~= nil then
-    return err.new(pub.reply_code == 403 and "access" or "channel", "publish: " .. ffi.string(pub.error),
-                   { reply_code = pub.reply_code ~= 0 and pub.reply_code or nil })
-  end
-  return err.new("closed", "publish: closed before the broker confirmed")
-end
-
--- Parks until the publish has ended, at most until the deadline of limit (a ticket or nil).
-local function watch(self, limit)
-  local ticket = C.mx_wait_new(turn.waits, -1)
-  C.mx_receipt_watch(self.pub, self.seq, ticket)
-  turn.expect(ticket)
-  if limit then turn.expect(limit) end
-  local a, e = turn.try_park()
-  turn.forget(ticket)
-  if limit then turn.forget(limit) end
-  if a == turn.RAISE then error(e, 0) end
-end
-
--- true | nil, err
-local function wait(self, timeout)
-  local state = C.mx_receipt_state(self.pub, self.seq)
-  if state == 0 then
-    watch(self, timeout and C.mx_wait_new(turn.waits, check.seconds(timeout)))
-    state = C.mx_receipt_state(self.pub, self.seq)
-    if state == 0 then return nil, err.new("timeout", "receipt:wait: not confirmed within " .. timeout .. " s") end
-  end
-  if state == 1 then return true end
-  return nil, failure(self, STATES[state])
-end
-
-function receipt.__index(self, key)
-  if key == "state" then return STATES[C.mx_receipt_state(self.pub, self.seq)] end
-  if key == "wait" then return wait end
-  error("a receipt has .state and :wait(), not '" .. tostring(key) .. "'", 2)
-end
-receipt.__tostring = function(self) return ("receipt %d (%s)"):format(self.seq, self.state) end
-
-local Receipt                           -- the ctype, once the FFI knows mx_pub
-
-function M.setup()
-  Receipt = ffi.metatype(ffi.typeof "struct { mx_pub *pub; double seq; }", receipt)
-end
-
--- true | nil, failed: the receipts that did not end as confirmed
-function M.wait_all(receipts, timeout)
-  if type(receipts) ~= "table" then error("mx.wait_all: expected a list of receipts, got " .. type(receipts), 2) end
-  local due = timeout and C.mx_now() + check.seconds(timeout)
-  local failed = {}
-  for i = 1, #receipts do
-    if not wait(receipts[i], due and math.max(0, due - C.mx_now())) then failed[#failed + 1] = receipts[i] end
-  end
-  if #failed > 0 then return nil, failed end
-  return true
-end
+local function failed(code, text) return nil, err.new(code, "publish: " .. text, { op = "publish" }) end
 
 -- Properties ------------------------------------------------------------------------------------------------------
 
 local FIELDS = {
-  id = { "message_id", 0x80 }, correlation_id = { "correlation_id", 0x400 }, reply_to = { "reply_to", 0x200 },
-  content_type = { "content_type", 0x8000 }, content_encoding = { "content_encoding", 0x4000 }, type = { "type", 0x20 },
-  app_id = { "app_id", 8 }, user_id = { "user_id", 0x10 },
+  id = { "message_id", C.MX_P_MESSAGE_ID }, correlation_id = { "correlation_id", C.MX_P_CORRELATION_ID },
+  reply_to = { "reply_to", C.MX_P_REPLY_TO }, content_type = { "content_type", C.MX_P_CONTENT_TYPE },
+  content_encoding = { "content_encoding", C.MX_P_CONTENT_ENCODING }, type = { "type", C.MX_P_TYPE },
+  app_id = { "app_id", C.MX_P_APP_ID }, user_id = { "user_id", C.MX_P_USER_ID },
 }
 local SCHEMA = {
   headers = "table", id = "string", correlation_id = "string", reply_to = "string", content_type = "string",
@@ -92,7 +28,7 @@ local SCHEMA = {
   priority = "integer>=0", expiration = "seconds", persistent = "boolean", mandatory = "boolean", timeout = "seconds",
 }
 
-local props, id_buffer, counter         -- one of each: a publish copies what it needs before it returns
+local props                             -- one for all: a publish copies what it needs before it returns
 
 local function set(name, bit, text, anchor)
   local span = props[name]
@@ -101,37 +37,28 @@ local function set(name, bit, text, anchor)
   anchor[#anchor + 1] = text
 end
 
-local function own_id()
-  counter = counter + 1
-  return id_buffer .. string.format("%x", counter)
-end
-
 -- Fills props from the options of one publish. Returns it and what must stay alive until it was sent; nil, err
 local function properties(p, o, content_type)
-  if not props then
-    props, counter = ffi.new "mx_props", 0
-    id_buffer = ("%08x%08x-"):format(math.random(0, 2 ^ 31), (C.mx_now() * 1e6) % 2 ^ 31)
-  end
+  props = props or ffi.new "mx_props"
   local anchor = {}
-  props.flags = 0x1000
+  props.flags = C.MX_P_DELIVERY_MODE
   local persistent = p.persistent
   if o.persistent ~= nil then persistent = o.persistent end
   props.delivery_mode = persistent and 2 or 1
-  if not o.id then set("message_id", 0x80, own_id(), anchor) end
-  if content_type and not o.content_type then set("content_type", 0x8000, content_type, anchor) end
+  if content_type and not o.content_type then set("content_type", C.MX_P_CONTENT_TYPE, content_type, anchor) end
   for name, field in pairs(FIELDS) do
     if o[name] then set(field[1], field[2], o[name], anchor) end
   end
-  if o.expiration then set("expiration", 0x100, ("%d"):format(math.ceil(o.expiration * 1000)), anchor) end
+  if o.expiration then set("expiration", C.MX_P_EXPIRATION, ("%d"):format(math.ceil(o.expiration * 1000)), anchor) end
   if o.priority then
-    if o.priority > 255 then return nil, err.new("validation", "publish: priority is " .. o.priority .. ", at most 255") end
-    props.priority, props.flags = o.priority, props.flags + 0x800
+    if o.priority > 255 then return failed("validation", "priority is " .. o.priority .. ", at most 255") end
+    props.priority, props.flags = o.priority, props.flags + C.MX_P_PRIORITY
   end
-  if o.timestamp then props.timestamp, props.flags = o.timestamp, props.flags + 0x40 end
+  if o.timestamp then props.timestamp, props.flags = o.timestamp, props.flags + C.MX_P_TIMESTAMP end
   if o.headers then
     local bytes, why = fieldtable.encode(o.headers)
     if not bytes then return nil, why end
-    set("headers", 0x2000, bytes, anchor)
+    set("headers", C.MX_P_HEADERS, bytes, anchor)
   end
   return props, anchor
 end
@@ -141,153 +68,156 @@ end
 local Publisher = {}
 Publisher.__index = Publisher
 
+-- retry: a publish that the broker nacked is made again, with the same message id. Only publish, which waits for the
+-- outcome, does this: what publish_async gives is the receipt of one attempt.
 local OPTIONS = {
   exchange = "string", max_in_flight = "integer>0", on_full = { "wait", "error", "drop" }, timeout = "seconds",
-  mandatory = "boolean", persistent = "boolean", confirm = "boolean",
+  mandatory = "boolean", persistent = "boolean", confirm = "boolean", retry = "boolean|table",
 }
+local RETRY = { attempts = "integer>0", base = "seconds", max = "seconds", factor = "number>=1", jitter = "boolean" }
+
+local function retry_of(option)
+  if not option then return nil end
+  local r = check.options("mx.publisher: retry", option == true and {} or option, RETRY)
+  return { attempts = r.attempts or 5, base = r.base or 0.1, max = r.max or 5, factor = r.factor or 2, jitter = r.jitter ~= false }
+end
 
 function M.publisher(conn, options)
-  local o = check.options("mx.publisher", options or {}, OPTIONS, 3)
+  local o = check.options("mx.publisher", options or {}, OPTIONS)
   local self = setmetatable({
     conn = conn, exchange = o.exchange or "", window = o.max_in_flight or 10000, on_full = o.on_full or "wait",
-    timeout = o.timeout or 30, persistent = o.persistent ~= false, confirm = o.confirm ~= false, waiters = {},
+    timeout = o.timeout or 30, persistent = o.persistent ~= false, confirm = o.confirm ~= false, retry = retry_of(o.retry),
+    line = wait.line(),
   }, Publisher)
   self.flags = (o.mandatory ~= false and MANDATORY or 0) + (self.persistent and 0 or TRANSIENT)
+  receipt.join(self)
   M.open[#M.open + 1] = self
   return self
 end
 
--- Opens the channel, or opens it again after the broker closed it. Parks until the broker is there. true | nil, err
-local function ready(self)
-  if self.conn.closed then return nil, err.new("closed", "publish: the connection is closed") end
-  local link, why = self.conn:link("publish")
-  if not link then return nil, why end
-  if self.pub and self.pub.state == 1 and self.link == link then return true end
-  if self.opening then
-    table.insert(self.opening, { task = turn.current, no = turn.current.no })
-    turn.park()
-    return ready(self)
-  end
-  self.opening = {}
+-- Opens the channel, or opens it again after the broker closed it: a line of those who wait for that. It goes on when they
+-- do not wait any more.
+local function open(self, link)
+  local line = wait.line()
   local ticket = C.mx_wait_new(turn.waits, -1)
+  self.opening = line
+  turn.notify(ticket, function(_, reply)
+    self.opening = nil
+    line:wake_all(reply or { code = 0 })
+  end)
   if self.pub then
     C.mx_pub_reopen(self.pub, ticket)
   else
     self.pub = C.mx_pub_open(link, self.window, self.confirm and 1 or 0, self.timeout, ticket)
-    self.link = link
+    self.live = self.pub
   end
-  local _, reply = turn.await(ticket)
-  local waiters = self.opening
-  self.opening = nil
-  for _, w in ipairs(waiters) do turn.wake(w.task, w.no) end
-  if reply and reply.code < 0 then return nil, M.error_of("publish", reply) end
-  return true
+  return line
 end
 
-function M.error_of(op, reply)
-  local name = ffi.string(C.mx_error_name(reply.code))
-  local text = #reply.text > 0 and reply.text or ffi.string(C.mx_error_text(reply.code))
-  return err.new(name, op .. ": " .. text, { op = op, reply_code = reply.reply_code ~= 0 and reply.reply_code or nil })
+-- Parks until the channel is open. true | nil, err
+local function ready(self)
+  while true do
+    local link, why = self.conn:link("publish")
+    if self.closing or self.conn.closed then return failed("closed", "the publisher is closed") end
+    if not link then return nil, why end
+    if self.pub and self.pub.state == C.MX_OPEN then return true end
+    local reply = (self.opening or open(self, link)):wait()
+    if reply.code < 0 and not self.closing then return nil, err.of_reply("publish", reply) end
+  end
+end
+
+-- When the window has room, as many go on as fit into it.
+local function watch_room(self)
+  if self.watching or not self.pub then return end
+  local ticket = C.mx_wait_new(turn.waits, -1)
+  self.watching = true
+  turn.notify(ticket, function()
+    self.watching = false
+    local pub = self.pub
+    local free = pub and math.max(1, pub.window - (pub.seq - pub.settled)) or math.huge
+    while free > 0 and self.line:wake(true) do free = free - 1 end
+    if not self.line:is_empty() then watch_room(self) end
+  end)
+  C.mx_pub_watch(self.pub, ticket)
 end
 
 -- Parks until the window has room. true | nil, err
 local function room(self, due)
-  local waiters = self.waiters
-  waiters[#waiters + 1] = { task = turn.current, no = turn.current.no }
-  if not self.watching then
-    local ticket = C.mx_wait_new(turn.waits, -1)
-    self.watching = true
-    turn.notify(ticket, function()
-      self.watching = false
-      local list = self.waiters
-      self.waiters = {}
-      for _, w in ipairs(list) do turn.wake(w.task, w.no, true) end
-    end)
-    C.mx_pub_watch(self.pub, ticket)
-  end
+  if self.on_full ~= "wait" then return failed("backpressure", self.window .. " are in flight") end
   local left = due - C.mx_now()
-  if left <= 0 or not task.pause(left, "publish") then
-    return nil, err.new("backpressure", "publish: the window stayed full for " .. self.timeout .. " s")
-  end
-  return true
-end
-
-local function full(self)
-  if self.on_full == "wait" then return nil end
-  return err.new("backpressure", ("publish: %d are in flight"):format(self.window))
+  turn.here()
+  watch_room(self)
+  if left > 0 and self.line:wait(left, "publish") then return true end
+  return failed("backpressure", "the window stayed full")
 end
 
 -- The way of a publish that the fast one refused with seq: wait, open, or explain. seq | nil, err
-local function slow(self, seq, exchange, key, body, size, p, flags, timeout)
-  local due = C.mx_now() + self.timeout
+local function slow(self, seq, r)
+  local due = C.mx_now() + (r.timeout > 0 and r.timeout or self.timeout)
   while true do
-    if task.stopping and not turn.current.delivery then return nil, err.new("closed", "publish: mxrun is stopping") end
+    if task.stopping and not turn.here().delivery then return failed("closed", "mxrun is stopping") end
     local ok, e
-    if seq == ECLOSED then
+    if seq == ECLOSED or not self.pub then
       ok, e = ready(self)
     elseif seq == EAGAIN then
-      e = full(self)
-      if not e then ok, e = room(self, due) end
+      ok, e = room(self, due)
     else
-      local name = C.mx_error_name(seq)
-      e = err.new(name ~= nil and ffi.string(name) or "internal", "publish: " .. ffi.string(C.mx_pub_refusal()))
+      e = err.of_code(seq, "publish", "publish: " .. ffi.string(C.mx_pub_refusal()))
     end
     if not ok then return nil, e end
-    seq = C.mx_publish(self.pub, exchange, #exchange, key, #key, body, size, p, flags, timeout)
-    if seq >= 0 then return seq end
+    if self.pub then
+      seq = C.mx_publish(self.pub, r.exchange, #r.exchange, r.key, #r.key, r.body, r.size, r.props, r.flags, r.timeout)
+      if seq >= 0 then return seq end
+    end
   end
 end
 
+-- What C reads as the body, its size, and a table's content type; nil, err
 local function body_of(body)
   local kind = type(body)
+  if kind == "string" then return body, #body end
   if kind == "table" then
     local text, e = json.encode(body)
     if not text then return nil, e end
     return text, #text, "application/json"
   end
-  if kind == "userdata" and body.ref then
-    local p, n = body:ref()
-    return p, n
-  end
-  error("publish: body must be a string, a table or a buffer, got " .. kind, turn.level() - 1)
+  if kind == "userdata" and getmetatable(body) == "buffer" then return body:ref() end
+  if kind == "cdata" and tostring(ffi.typeof(body)):find "^ctype<[%w_ ]+ %[" then return body, ffi.sizeof(body) end
+  check.fail("publish: body must be a string, a table or a buffer, got " .. kind)
 end
 
-local function strings(exchange, key)
-  if type(exchange) ~= "string" then error("publish: exchange must be a string, got " .. type(exchange), turn.level() - 1) end
-  if type(key) ~= "string" then error("publish: key must be a string, got " .. type(key), turn.level() - 1) end
+local function names(exchange, key)
+  if type(exchange) ~= "string" then check.fail("publish: exchange must be a string, got " .. type(exchange)) end
+  if type(key) ~= "string" then check.fail("publish: key must be a string, got " .. type(key)) end
 end
 
 -- The general way: options, tables, closed channels, full windows.
-local function careful(self, seq, exchange, key, body, opts)
-  strings(exchange, key)
-  local size, content_type
-  if type(body) == "string" then
-    size = #body
-  else
-    body, size, content_type = body_of(body)
-    if not body then return nil, size end
-  end
-  local o = opts and check.options("publish", opts, SCHEMA, turn.level()) or {}
-  local flags = self.flags
+local function careful(self, seq, exchange, key, given, opts)
+  names(exchange, key)
+  local body, size, content_type = body_of(given)
+  if not body then return nil, size end
+  local o = opts and check.options("publish", opts, SCHEMA) or {}
+  local flags, timeout = self.flags, o.timeout or 0
   if o.mandatory ~= nil then flags = flags - flags % 2 + (o.mandatory and MANDATORY or 0) end
-  if not self.pub then
-    local ok, e = ready(self)
-    if not ok then return nil, e end
-  end
   local p, anchor
   if opts or content_type then
     p, anchor = properties(self, o, content_type)
     if not p then return nil, anchor end
     seq = nil
   end
-  seq = seq or C.mx_publish(self.pub, exchange, #exchange, key, #key, body, size, p, flags, o.timeout or 0)
-  if seq < 0 then
-    if p then p = ffi.new("mx_props", p) end        -- the shared one may be used by others while this waits
-    local e
-    seq, e = slow(self, seq, exchange, key, body, size, p, flags, o.timeout or 0)
-    if not seq then return nil, e, anchor end
+  if not seq and self.pub then
+    seq = C.mx_publish(self.pub, exchange, #exchange, key, #key, body, size, p, flags, timeout)
   end
-  return Receipt(self.pub, seq)
+  if not seq or seq < 0 then
+    -- while it waits others use the shared props, and the script its buffer
+    local e
+    seq, e = slow(self, seq or ECLOSED, {
+      exchange = exchange, key = key, body = type(body) == "string" and body or ffi.string(body, size), size = size,
+      props = p and ffi.new("mx_props", p), anchor = anchor, flags = flags, timeout = timeout,
+    })
+    if not seq then return nil, e end
+  end
+  return Receipt(seq, self.number)
 end
 
 -- receipt | nil, err
@@ -295,47 +225,120 @@ function M.send(self, exchange, key, body, opts)
   local pub = self.pub
   if pub and not opts and type(body) == "string" and type(key) == "string" and type(exchange) == "string" then
     local seq = C.mx_publish(pub, exchange, #exchange, key, #key, body, #body, nil, self.flags, 0)
-    if seq >= 0 then return Receipt(pub, seq) end
+    if seq >= 0 then return Receipt(seq, self.number) end
     return careful(self, seq, exchange, key, body)
   end
   return careful(self, nil, exchange, key, body, opts)
 end
 local send = M.send
 
--- true | nil, err
-function M.send_and_wait(self, exchange, key, body, opts)
+local function once(self, exchange, key, body, opts)
   local r, e = send(self, exchange, key, body, opts)
   if not r then
     if self.on_full == "drop" and e.code == "backpressure" then return true end
     return nil, e
   end
-  return wait(r)
+  local ok, why = await_receipt(r)
+  return ok, why, r
+end
+
+-- Again and again, the same bytes under the same id, while the broker says no.
+local function repeatedly(self, exchange, key, given, opts)
+  local body, size, content_type = body_of(given)
+  if not body then return nil, size end
+  if type(body) ~= "string" then body = ffi.string(body, size) end
+  local o, retry = check.options("publish", opts or {}, SCHEMA), self.retry
+  o.content_type = o.content_type or content_type
+  for n = 1, retry.attempts do
+    local ok, e, r = once(self, exchange, key, body, next(o) and o)
+    if ok or e.code ~= "nacked" or n == retry.attempts or task.stopping then return ok, e end
+    local delay = math.min(retry.base * retry.factor ^ (n - 1), retry.max)
+    if not o.id and self.live then o.id = receipt.id(r) end
+    task.sleep(retry.jitter and delay * (0.5 + math.random() / 2) or delay)
+  end
+end
+
+-- true | nil, err
+function M.send_and_wait(self, exchange, key, body, opts)
+  if self.retry then return repeatedly(self, exchange, key, body, opts) end
+  local ok, e = once(self, exchange, key, body, opts)
+  return ok, e
 end
 
 function Publisher:publish_async(key, body, opts) return send(self, self.exchange, key, body, opts) end
 function Publisher:publish(key, body, opts) return M.send_and_wait(self, self.exchange, key, body, opts) end
 
--- Before a connection closes: waits for confirms, then the publishers go.
-function M.close_all(conn)
+-- Closing -------------------------------------------------------------------------------------------------------------
+
+-- Parks until everything has ended, at most for the publisher's timeout. How many have not
+local function settle(self)
+  local due = C.mx_now() + self.timeout
+  while self.live do
+    local pub, left = self.live, due - C.mx_now()
+    local pending = pub.seq - pub.settled
+    if pending == 0 or pub.state ~= C.MX_OPEN or left <= 0 then return pending end
+    local ticket = C.mx_wait_new(turn.waits, left)
+    C.mx_receipt_watch(pub, pub.settled + 1, ticket)
+    turn.await(ticket)
+  end
+  return 0
+end
+
+local ended = { count = 0, failed = 0 }                     -- of publishers that closed
+
+local function retire(self)
   for i = #M.open, 1, -1 do
-    local p = M.open[i]
-    if p.conn == conn then
-      table.remove(M.open, i)
-      local due = C.mx_now() + p.timeout
-      while p.pub and p.pub.seq ~= p.pub.settled and p.pub.state == 1 and C.mx_now() < due do
-        turn.await(C.mx_wait_new(turn.waits, 0.002))
-      end
-      p.pub = nil
-    end
+    if M.open[i] == self then table.remove(M.open, i) end
+  end
+  local pub = self.live
+  if not pub then return end
+  ended.count, ended.failed = ended.count + pub.seq, ended.failed + pub.failed + (pub.seq - pub.settled)
+  receipt.retire(self)
+  C.mx_pub_close(pub, 0)
+end
+
+-- Takes nothing more, waits for confirms for at most its timeout, then closes. true | nil, err
+function Publisher:close()
+  turn.here()
+  if self.closing then
+    if not self.closed then self.closing:wait() end
+    return true
+  end
+  self.closing, self.pub = wait.line(), nil
+  local ok, left = pcall(settle, self)
+  retire(self)
+  self.closed = true
+  self.closing:wake_all(true)
+  self.line:wake_all(true)
+  if not ok then error(left, 0) end
+  if left > 0 then return failed("timeout", left .. " were not confirmed before the publisher closed") end
+  return true
+end
+
+-- Calls f(conn, err) for each publish that came back since the last call.
+function M.each_returned(f)
+  for _, p in ipairs(M.open) do
+    receipt.each_returned(p, function(e) f(p.conn, e) end)
   end
 end
 
--- How many publishes of all publishers have not ended.
-function M.pending()
-  local n = 0
-  for _, p in ipairs(M.open) do
-    if p.pub then n = n + (p.pub.seq - p.pub.settled) end
+-- Before a connection closes: waits for confirms, then the publishers go.
+function M.close_all(conn)
+  for _, p in ipairs { unpack(M.open) } do
+    if p.conn == conn then p:close() end
   end
-  return n
 end
+
+-- How many publishes of all publishers ended, how many of them otherwise than confirmed, and how many have not ended.
+function M.totals()
+  local count, bad, pending = ended.count, ended.failed, 0
+  for _, p in ipairs(M.open) do
+    local pub = p.live
+    if pub then count, bad, pending = count + pub.settled, bad + pub.failed, pending + (pub.seq - pub.settled) end
+  end
+  return count, bad, pending
+end
+
+function M.pending() return (select(3, M.totals())) end
+
 return M

@@ -94,6 +94,146 @@ on_each_broker("publishing", function(connect, name)
     end
     assert.equal("backpressure", refused.code)
   end)
+
+  it("answers for its receipts after it closed", function()
+    local c = connect()
+    local q = assert(c:queue(name "closed", { durable = false }))
+    local p = mx.publisher { conn = c }
+    local good, bad = assert(p:publish_async(q, "x")), assert(p:publish_async(name "nowhere", "x"))
+    assert.is_true(p:close())
+    assert.is_true(p:close())
+    assert.equal("confirmed", good.state)
+    assert.is_true(good:wait())
+    assert.equal("returned", bad.state)
+    assert.equal("unroutable", select(2, bad:wait()).code)
+    local ok, e = p:publish(q, "late")
+    assert.is_nil(ok)
+    assert.equal("closed", e.code)
+    assert.equal("publish", e.op)
+  end)
+
+  it("ends receipts when their connection closes; each still answers", function()
+    local c = connect()
+    local q = assert(c:queue(name "conn-closed", { durable = false }))
+    local receipts, states = {}, { confirmed = true, closed = true }
+    for i = 1, 100 do receipts[i] = assert(c:publish_async("", q, "x")) end
+    c:close()
+    for _ = 1, 3 do collectgarbage() end
+    for _, r in ipairs(receipts) do
+      assert.is_true(states[r.state])
+      local ok, e = r:wait()
+      assert.equal(r.state == "confirmed", ok or false)
+      if not ok then assert.equal("closed", e.code) end
+    end
+  end)
+
+  it("wakes who waits when the publisher closes", function()
+    local c = connect()
+    local q = assert(c:queue(name "wakes", { durable = false }))
+    local p = mx.publisher { conn = c, max_in_flight = 1 }
+    assert(p:publish(q, "opens the channel"))
+    local tasks, ended = {}, 0
+    for i = 1, 20 do
+      tasks[i] = mx.spawn(function()
+        p:publish(q, "x")
+        ended = ended + 1
+      end)
+    end
+    mx.sleep(0)
+    p:close()
+    for _, t in ipairs(tasks) do assert.is_true(t:wait(5)) end
+    assert.equal(20, ended)
+    assert.is_true(p.line:is_empty())
+  end)
+
+  it("opens its channel for the others when the task that began it is cancelled", function()
+    local c = connect()
+    local q = assert(c:queue(name "opener", { durable = false }))
+    assert(c:link "publish")
+    local p = mx.publisher { conn = c }
+    local first = mx.spawn(function() return p:publish(q, "x") end)
+    local second = mx.spawn(function() return p:publish(q, "y") end)
+    mx.sleep(0)
+    first:cancel()
+    assert.equal("interrupted", select(2, first:wait(5)).code)
+    assert.same({ true, true }, { second:wait(5) })
+    assert.is_true(p:publish(q, "z"))
+  end)
+
+  it("gives every message an id of the same form, and keeps the script's own", function()
+    local c = connect()
+    local q = assert(c:queue(name "id", { durable = false }))
+    local ids = {}
+    assert(c:consume(q, function(m) ids[#ids + 1] = m.id end))
+    assert(c:publish("", q, "plain"))
+    assert(c:publish("", q, { a = 1 }))
+    assert(c:publish("", q, "options", { headers = { x = 1 } }))
+    assert(c:publish("", q, "own", { id = "mine" }))
+    while #ids < 4 do mx.sleep(0.001) end
+    for i = 1, 3 do assert.matches("^" .. ("%x"):rep(32) .. "$", ids[i]) end
+    assert.equal(ids[1]:sub(1, 20), ids[3]:sub(1, 20))
+    assert.equal("mine", ids[4])
+  end)
+
+  it("matches a return to a message with options and an id of ours", function()
+    local c = connect()
+    local q = assert(c:queue(name "id-return", { durable = false }))
+    local a = assert(c:publish_async("", q, "x", { type = "t" }))
+    local b = assert(c:publish_async("", name "nowhere", "x", { type = "t" }))
+    local d = assert(c:publish_async("", q, "x", { type = "t" }))
+    mx.wait_all({ a, b, d }, 5)
+    assert.same({ "confirmed", "returned", "confirmed" }, { a.state, b.state, d.state })
+  end)
+
+  it("keeps a buffer's bytes while the publish waits", function()
+    local c = connect()
+    local q, got = assert(c:queue(name "buffer", { durable = false })), nil
+    local p = mx.publisher { conn = c }
+    do
+      local buffer = require "string.buffer".new()
+      buffer:put(("abc"):rep(1000))
+      local t = mx.spawn(function() return p:publish_async(q, buffer) end)
+      mx.sleep(0)                                          -- it opens the channel now
+      buffer:reset():put(("xyz"):rep(100000))
+      buffer:free()
+      collectgarbage()
+      assert.is_true(t:wait(5))
+    end
+    assert(p:publish(q, require("ffi").new("uint8_t[3]", { 65, 66, 67 })))
+    local second
+    assert(c:consume(q, function(m) got, second = got or m.body, got and m.body end))
+    while not second do mx.sleep(0.001) end
+    assert.equal(("abc"):rep(1000), got)
+    assert.equal("ABC", second)
+  end)
+
+  it("says what is wrong at the script's line", function()
+    local c = connect()
+    for _, f in ipairs {
+      function() return (c:publish("", "k", 5)) end, function() return (c:publish("", nil, "x")) end,
+      function() return (c:publish("", "k", "x", { perstent = true })) end, function() return (c:purge()) end,
+      function() return (c:bind("q")) end, function() return (c:queue(5)) end, function() return (c:consume(5, print)) end,
+      function() return (c:queue("q", { tpye = "classic" })) end, function() return (c:consume("q", { prefech = 1 }, print)) end,
+      function() return (mx.publisher { conn = c, max_in_flight = 0 }) end, function() return (mx.wait_all { 1 }) end,
+      function() return (mx.purge()) end, function() return (mx.on("blokced", print)) end,
+      function() return (mx.connect { urls = {} }) end, function() return (mx.spawn(5)) end, function() return (mx.every("x", print)) end,
+    } do
+      local line = debug.getinfo(f, "S").linedefined
+      local ok, e = pcall(f)
+      assert.is_false(ok)
+      assert.matches("publish_spec.lua:" .. line .. ": ", e)
+    end
+  end)
+
+  it("tells of returned messages with mx.on", function()
+    local c, seen = connect(), {}
+    mx.on("returned", function(conn, e) if conn == c then seen[#seen + 1] = e end end)
+    assert(c:publish_async("", name "nowhere", "x"))
+    assert(c:publish_async("", name "nowhere", "x"))
+    while #seen < 2 do mx.sleep(0.001) end
+    assert.equal("unroutable", seen[1].code)
+    assert.equal("returned", seen[2].receipt.state)
+  end)
 end)
 
 on_each_broker("topology", function(connect, name)
