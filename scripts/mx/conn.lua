@@ -1,23 +1,29 @@
 -- A connection as scripts see it: one link for publishing, one for consuming, opened when first used.
 local ffi = require "ffi"
 local C = ffi.C
-local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
+local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
 local url, log, publish, topology = require "mx.url", require "mx.log", require "mx.publish", require "mx.topology"
-local consume = require "mx.consume"
+local consume, event = require "mx.consume", require "mx.event"
 
-local M = { open = {}, emit = function() end }
+local M = { open = {} }
 
 local Conn = {}
 Conn.__index = Conn
 
 local OPTIONS = {
-  urls = "table", url = "string", password_env = "string", name = "string", heartbeat = "seconds", connect_timeout = "seconds",
-  rpc_timeout = "seconds", reconnect = "table", max_body = "bytes",
+  urls = "table", url = "string", order = { "random", "listed" }, password_env = "string", name = "string", heartbeat = "seconds",
+  connect_timeout = "seconds", rpc_timeout = "seconds", reconnect = "table", max_body = "bytes",
 }
 local RECONNECT = { base = "seconds", max = "seconds", jitter = "boolean" }
 
-local function options_of(conn)
-  local a, anchor = conn.address, {}
+local function failed(code, text, fields)
+  local e = err.new(code, text, fields)
+  e.op = "connect"
+  return e
+end
+
+local function options_of(conn, a)
+  local anchor = {}
   local function span(text)
     anchor[#anchor + 1] = text
     return topology.span(text or "")
@@ -30,80 +36,141 @@ local function options_of(conn)
   return o, anchor
 end
 
-local function reason(conn, link)
+local function reason(address, link)
   local text = link.error ~= nil and ffi.string(link.error) or "the connection failed"
   local name = C.mx_error_name(link.error_code)
-  return err.new(name ~= nil and ffi.string(name) or "connection", conn.address.text .. ": " .. text,
-                 { reply_code = link.reply_code ~= 0 and link.reply_code or nil })
+  return failed(name ~= nil and ffi.string(name) or "connection", address.text .. ": " .. text,
+                { reply_code = link.reply_code ~= 0 and link.reply_code or nil })
 end
 
 -- What no amount of waiting mends.
-local function final(e) return e.code == "access" or e.code == "config" or e.code == "validation" end
+local FINAL = { access = true, config = true, validation = true }
 
-local function dial(conn)
-  local o, anchor = options_of(conn)
+-- link | nil, err
+local function dial(conn, address)
+  local o, anchor = options_of(conn, address)
   local ticket = C.mx_wait_new(turn.waits, -1)
   local link = C.mx_link_open(turn.runtime, o, ticket)
-  local _, reply = turn.await(ticket)
-  if not reply or reply.code >= 0 then return link, nil, anchor end
-  local e = reason(conn, link)
-  if e.message:find("connection failed", 1, true) and #reply.text > 0 then
-    e = err.new(ffi.string(C.mx_error_name(reply.code)), conn.address.text .. ": " .. reply.text)
-  end
+  local ok, raised, reply = pcall(turn.await, ticket)
+  if ok and (not reply or reply.code >= 0) then return link, nil, anchor end
+  local e = ok and reason(address, link)
+  if ok and link.error == nil and #reply.text > 0 then e = err.of_reply("connect", reply, address.text) end
   C.mx_link_close(link, 0)
+  if not ok then error(raised, 0) end
   return nil, e
+end
+
+-- The addresses in the order of one round.
+local function shuffled(conn)
+  local list = { unpack(conn.addresses) }
+  for i = conn.order == "random" and #list or 1, 2, -1 do
+    local j = math.random(i)
+    list[i], list[j] = list[j], list[i]
+  end
+  return list
+end
+
+-- Tries each address once. link | nil, err; final: no address will ever do
+local function round(conn, kind)
+  local texts, first, final = {}, nil, true
+  for _, address in ipairs(shuffled(conn)) do
+    local link, e = dial(conn, address)
+    if link then
+      conn.at[kind] = address
+      return link
+    end
+    if not FINAL[e.code] then
+      final = false
+      first = (not first or FINAL[first.code]) and e or first
+    end
+    first = first or e
+    texts[#texts + 1] = tostring(e)
+  end
+  if #texts > 1 then first = failed(first.code, table.concat(texts, "; "), { reply_code = first.reply_code, cause = first }) end
+  return nil, first, final
+end
+
+local function closed(conn) return failed("closed", conn.text .. " is closed") end
+
+-- Rounds until there is a link, or no hope.
+local function connect(conn, kind)
+  local delay, said = conn.reconnect.base, false
+  while not conn.closed do
+    local link, e, final = round(conn, kind)
+    if link or final then return link, e end
+    if not said then log.warn("cannot connect, trying again until it works", { error = tostring(e) }) end
+    said = true
+    wait.sleep(conn.reconnect.jitter and delay * math.random() or delay)
+    delay = math.min(delay * 2, conn.reconnect.max)
+  end
+  return nil, closed(conn)
+end
+
+-- Connects in a task of its own, so that it does not matter which of those who wait for it gives up; the line they wait in.
+local function open(conn, kind)
+  local line = wait.line()
+  conn.opening[kind] = line
+  line.dialler = turn.start(connect, function(ok, link, e)
+    if not ok then link, e = nil, err.is(link) and link or failed("internal", err.tostring(link.raised)) end
+    if link and (conn.closed or conn.opening[kind] ~= line) then
+      C.mx_link_close(link, 0)
+      link, e = nil, closed(conn)
+    end
+    if conn.opening[kind] == line then conn.opening[kind], conn.links[kind] = nil, link end
+    if link and not conn.up then
+      conn.up = true
+      event.emit("up", conn)
+    end
+    line:wake_all(link or false, e)
+  end, conn, kind)
+  function line.on_empty()
+    conn.opening[kind] = nil
+    turn.raise(line.dialler, failed("interrupted", "nobody waits for the connection any more"))
+  end
+  return line
 end
 
 -- Parks until the link is open; only what waiting cannot mend is returned. link | nil, err
 function Conn:link(kind)
-  local link = self.links[kind]
-  if link then
-    if link.state == 1 then return link end
-    if link.state >= 2 then return nil, err.new("closed", self.address.text .. " is closed") end
+  turn.here()
+  while true do
+    local link = self.links[kind]
+    if link and link.state == C.MX_OPEN then return link end
+    if link or self.closed then return nil, closed(self) end
+    local ok, e = (self.opening[kind] or open(self, kind)):wait()
+    if not ok then return nil, e end
   end
-  if self.closed then return nil, err.new("closed", self.address.text .. " is closed") end
-  if self.opening[kind] then
-    table.insert(self.opening[kind], { task = turn.current, no = turn.current.no })
-    turn.park()
-    return self:link(kind)
+end
+
+-- What there is to connect to | nil, err
+local function addresses_of(o)
+  local list, texts = {}, {}
+  for i, text in ipairs(o.urls or { o.url or "" }) do
+    if type(text) ~= "string" then check.fail("mx.connect: number " .. i .. " of urls is no string, but a " .. type(text)) end
+    local address, e = url.parse(text)
+    if not address then return nil, e end
+    address.password = o.password_env and os.getenv(o.password_env) or address.password
+    list[i], texts[i] = address, address.text
   end
-  self.opening[kind] = {}
-  local delay, said, e = self.reconnect.base, false -- luacheck: ignore 311
-  repeat
-    link, e = dial(self)
-    if not link and not final(e) then
-      if not said then log.warn("cannot connect, trying again until it works", { error = tostring(e) }) end
-      said = true
-      task.sleep(self.reconnect.jitter and delay * math.random() or delay)
-      delay = math.min(delay * 2, self.reconnect.max)
-    end
-  until link or final(e)
-  self.links[kind] = link
-  local waiters = self.opening[kind]
-  self.opening[kind] = nil
-  for _, w in ipairs(waiters) do turn.wake(w.task, w.no) end
-  if not link then return nil, e end
-  M.emit("up", self)
-  return link
+  if #list == 0 then check.fail "mx.connect: urls is empty" end
+  if o.password_env and not os.getenv(o.password_env) then
+    return nil, failed("config", "the environment has no " .. o.password_env .. " (password_env)")
+  end
+  return list, table.concat(texts, ", ")
 end
 
 -- conn | nil, err. Does not wait: the first call that needs the broker does.
-function M.new(options, level)
-  local o = check.options("mx.connect", options or {}, OPTIONS, level + 1)
-  local address, e = url.parse(o.url or (o.urls and o.urls[1]) or "")
-  if not address then return nil, e end
-  if o.password_env then
-    address.password = os.getenv(o.password_env)
-    if not address.password then
-      return nil, err.new("config", "the environment has no " .. o.password_env .. " (password_env)")
-    end
-  end
-  local r = check.options("mx.connect: reconnect", o.reconnect or {}, RECONNECT, level + 1)
+function M.new(options)
+  local o = check.options("mx.connect", options or {}, OPTIONS)
+  local addresses, texts = addresses_of(o)
+  if not addresses then return nil, texts end
+  local r = check.options("mx.connect: reconnect", o.reconnect or {}, RECONNECT)
   local self = setmetatable({
-    address = address, name = o.name, heartbeat = o.heartbeat or 10, connect_timeout = o.connect_timeout or 10,
-    rpc_timeout = o.rpc_timeout or 30, max_body = o.max_body or 16 * 1024 * 1024,
+    addresses = addresses, text = texts, order = o.order or "random", name = o.name,
+    heartbeat = o.heartbeat or 10, connect_timeout = o.connect_timeout or 10, rpc_timeout = o.rpc_timeout or 30,
+    max_body = o.max_body or 16 * 1024 * 1024,
     reconnect = { base = r.base or 0.2, max = r.max or 30, jitter = r.jitter ~= false },
-    links = {}, opening = {}, dlq = {}, queues = {}, declared = {},
+    links = {}, at = {}, opening = {}, blocked = {}, dlq = {}, queues = {}, declared = {},
   }, Conn)
   M.open[#M.open + 1] = self
   return self
@@ -116,19 +183,36 @@ end
 
 function Conn:publish(exchange, key, body, opts) return publish.send_and_wait(self:publisher(), exchange, key, body, opts) end
 function Conn:publish_async(exchange, key, body, opts) return publish.send(self:publisher(), exchange, key, body, opts) end
-function Conn:consume(queue, options, handler) return consume.consume(self, queue, options, handler) end
-function Conn:topology(t) return topology.topology(self, t, 3) end
-function Conn:queue(name, options) return topology.queue(self, name, options, 3) end
-function Conn:exchange(name, options) return topology.exchange(self, name, options, 3) end
-for _, name in ipairs { "bind", "unbind", "bind_exchange", "purge", "delete_queue", "delete_exchange", "queue_info" } do
-  Conn[name] = function(self, ...) return topology[name](self, ...) end
+
+-- What a connection does: the function, and the types of its arguments. mx does the same with the default connection.
+M.calls = {
+  topology = { topology.topology, "table" }, queue = { topology.queue, "string", "table?" },
+  exchange = { topology.exchange, "string", "table|string?" }, consume = { consume.consume, "string", "table|function?" },
+  bind = { topology.bind, "string", "string", "string?", "table?" },
+  unbind = { topology.unbind, "string", "string", "string?", "table?" },
+  bind_exchange = { topology.bind_exchange, "string", "string", "string?", "table?" },
+  purge = { topology.purge, "string" }, queue_info = { topology.queue_info, "string" },
+  delete_queue = { topology.delete_queue, "string" }, delete_exchange = { topology.delete_exchange, "string" },
+}
+for name, call in pairs(M.calls) do
+  local f, types = call[1], { unpack(call, 2) }
+  Conn[name] = function(self, ...)
+    check.args(name, types, ...)
+    return f(self, ...)
+  end
 end
 
 -- Orderly: handlers finish, settlements and publishes leave; then the links go, and what C held with them.
 function Conn:close()
-  if self.closed then return end
-  self.closed = true
+  turn.here()
+  if self.closing then
+    if not self.gone then self.closing:wait() end
+    return
+  end
+  self.closing = wait.line()
   consume.close_all(self)
+  self.closed = true
+  for _, line in pairs(self.opening) do turn.raise(line.dialler, closed(self)) end
   publish.close_all(self)
   for kind, link in pairs(self.links) do
     self.links[kind] = nil
@@ -139,15 +223,23 @@ function Conn:close()
   for i = #M.open, 1, -1 do
     if M.open[i] == self then table.remove(M.open, i) end
   end
+  self.gone = true
+  self.closing:wake_all(true)
 end
 
--- A connection that dropped, if any: conn, err.
-function M.dropped()
+-- Once a turn: tells of what happened to connections. One that dropped, if any: conn, err.
+function M.look()
+  local returns = event.has "returned"
   for _, conn in ipairs(M.open) do
-    for _, link in pairs(conn.links) do
-      if link.state == 3 and not conn.closed then return conn, reason(conn, link) end
+    for kind, link in pairs(conn.links) do
+      if link.state == C.MX_CLOSED and not conn.closing then return conn, reason(conn.at[kind], link) end
+      if (link.blocked ~= 0) ~= (conn.blocked[kind] or false) then
+        conn.blocked[kind] = link.blocked ~= 0
+        event.emit(link.blocked ~= 0 and "blocked" or "unblocked", conn)
+      end
     end
   end
+  if returns then publish.each_returned(function(conn, e) event.emit("returned", conn, e) end) end
 end
 
 return M

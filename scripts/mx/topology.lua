@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, err, check, fieldtable = require "mx.turn", require "mx.err", require "mx.check", require "mx.fieldtable"
-local type, error, pairs, ipairs = type, error, pairs, ipairs
+local type, pairs, ipairs = type, pairs, ipairs
 
 local M = {}
 
@@ -22,7 +22,7 @@ local function call(conn, op, request, what)
   end
   for field, value in pairs { name = request.name, key = request.key or "", source = request.source or "" } do
     if #value > 255 then
-      return nil, err.new("validation", ("%s: %s is %d bytes, at most 255"):format(what, field, #value))
+      return nil, err.new("validation", ("%s: %s is %d bytes, at most 255"):format(what, field, #value), { op = "declare" })
     end
   end
   local source, key = request.source or "", request.key or ""
@@ -32,14 +32,10 @@ local function call(conn, op, request, what)
   local code = C.mx_link_call(link, c, ticket)
   if code < 0 then
     C.mx_wait_drop(turn.waits, ticket)
-    return nil, err.new(ffi.string(C.mx_error_name(code)), what .. ": " .. ffi.string(C.mx_pub_refusal()))
+    return nil, err.of_code(code, "declare", what .. ": " .. ffi.string(C.mx_pub_refusal()))
   end
   local _, reply = turn.await(ticket)
-  if reply and reply.code < 0 then
-    local name = ffi.string(C.mx_error_name(reply.code))
-    local text = #reply.text > 0 and reply.text or ffi.string(C.mx_error_text(reply.code))
-    return nil, err.new(name, what .. ": " .. text, { op = what, reply_code = reply.reply_code ~= 0 and reply.reply_code or nil })
-  end
+  if reply and reply.code < 0 then return nil, err.of_reply("declare", reply, what) end
   return reply or {}
 end
 
@@ -68,11 +64,11 @@ local function arguments(o)
 end
 
 -- Where rejected messages of the queue go: { exchange, key, queue }.
-local function dead_letters(name, dlq, level)
+local function dead_letters(name, dlq)
   if dlq == true then return { exchange = "", key = name .. ".dlq", queue = name .. ".dlq", wire = true } end
   if type(dlq) == "string" then return { exchange = "", key = dlq, queue = dlq, wire = true } end
-  if type(dlq) ~= "table" then error("mx.queue: dlq must be true, a queue's name or a table, got " .. type(dlq), level) end
-  local o = check.options("mx.queue: dlq", dlq, DLQ, level + 1)
+  if type(dlq) ~= "table" then check.fail("mx.queue: dlq must be true, a queue's name or a table, got " .. type(dlq)) end
+  local o = check.options("mx.queue: dlq", dlq, DLQ)
   return { exchange = o.exchange or "", key = o.key or name, wire = o.wire ~= false }
 end
 
@@ -84,12 +80,11 @@ local function declare(conn, name, o, args)
 end
 
 -- name | nil, err
-function M.queue(conn, name, options, level)
-  if type(name) ~= "string" then error("mx.queue: name must be a string, got " .. type(name), level) end
-  local o = check.options("mx.queue", options or {}, QUEUE, level + 1)
+function M.queue(conn, name, options)
+  local o = check.options("mx.queue", options or {}, QUEUE)
   local args = arguments(o)
   if o.dlq then
-    local target = dead_letters(name, o.dlq, level + 1)
+    local target = dead_letters(name, o.dlq)
     if target.queue then
       local ok, e = declare(conn, target.queue, { durable = o.durable }, { ["x-queue-type"] = args["x-queue-type"] })
       if not ok then return nil, e end
@@ -128,10 +123,9 @@ end
 local EXCHANGE = { type = "string", durable = "boolean", auto_delete = "boolean", internal = "boolean", args = "table",
                    passive = "boolean" }
 
-function M.exchange(conn, name, options, level)
-  if type(name) ~= "string" then error("mx.exchange: name must be a string, got " .. type(name), level) end
+function M.exchange(conn, name, options)
   if type(options) == "string" then options = { type = options } end
-  local o = check.options("mx.exchange", options or {}, EXCHANGE, level + 1)
+  local o = check.options("mx.exchange", options or {}, EXCHANGE)
   local flags = (o.passive and 1 or 0) + (o.durable ~= false and 2 or 0) + (o.auto_delete and 8 or 0) + (o.internal and 16 or 0)
   local ok, e = call(conn, "exchange", { name = name, source = o.type or "direct", flags = flags, args = o.args },
                      ("exchange %q"):format(name))
@@ -173,14 +167,14 @@ end
 local TOPOLOGY = { exchanges = "table", queues = "table", bindings = "table" }
 
 -- true | nil, err
-function M.topology(conn, t, level)
-  local o = check.options("mx.topology", t, TOPOLOGY, level + 1)
+function M.topology(conn, t)
+  local o = check.options("mx.topology", t, TOPOLOGY)
   for name, options in pairs(o.exchanges or {}) do
-    local ok, e = M.exchange(conn, name, options, level + 1)
+    local ok, e = M.exchange(conn, name, options)
     if not ok then return nil, e end
   end
   for name, options in pairs(o.queues or {}) do
-    local ok, e = M.queue(conn, name, options, level + 1)
+    local ok, e = M.queue(conn, name, options)
     if not ok then return nil, e end
   end
   for _, b in ipairs(o.bindings or {}) do

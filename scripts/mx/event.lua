@@ -1,0 +1,30 @@
+-- mx.on: who hears of what happens to connections, consumers and the process.
+local check, task, log = require "mx.check", require "mx.task", require "mx.log"
+
+local M = {}
+local EVENTS = { up = true, down = true, recovered = true, blocked = true, unblocked = true, returned = true, cancelled = true,
+                 memory = true, reload = true, stop = true, error = true }
+local handlers = {}
+
+function M.on(event, f)
+  event = check.arg(1, "mx.on", event, "string")
+  if not EVENTS[event] then check.fail("mx.on: unknown event '" .. event .. "'" .. check.nearest(event, EVENTS)) end
+  f = check.arg(2, "mx.on", f, "function")
+  handlers[event] = handlers[event] or {}
+  table.insert(handlers[event], f)
+end
+
+function M.has(event) return handlers[event] ~= nil end
+
+-- Each handler runs as a task of its own.
+function M.emit(event, ...)
+  for _, f in ipairs(handlers[event] or {}) do task.spawn(f, ...).event = event end
+end
+
+-- A task or timer failed and nobody waits for it. What fails in a handler of "error" is only logged.
+function task.on_failure(x, e)
+  log.error("a task failed", { error = task.text_of(e) })
+  if x.event ~= "error" then M.emit("error", e) end
+end
+
+return M
