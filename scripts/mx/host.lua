@@ -2,11 +2,9 @@
 local ffi = require "ffi"
 
 local function defaults(host, mx, log)
-  local check = require "mx.check"
-  log.configure { format = host.log or (host.terminal and "text") or "text", level = host.log_level or "info" }
+  log.configure { format = host.log or "text", level = host.log_level or "info" }
   for k, v in pairs(host.set) do mx.config[k] = tonumber(v) or v end
   math.randomseed(os.time() + (mx.now() * 1e6) % 1e6)
-  return check
 end
 
 -- The classic rule: reading an undeclared global, or assigning one outside a main chunk, raises.
@@ -31,11 +29,33 @@ local function strict()
   })
 end
 
+-- Bytecode from a file or a string could do anything; source text is what people mean.
+local function text_only()
+  local from_string, from_file = load, loadfile
+  function load(chunk, name, _, env)
+    if env == nil then return from_string(chunk, name, "t") end
+    return from_string(chunk, name, "t", env)
+  end
+  function loadstring(chunk, name) return from_string(chunk, name or chunk, "t") end
+  function loadfile(name, _, env)
+    if env == nil then return from_file(name, "t") end
+    return from_file(name, "t", env)
+  end
+end
+
 -- require and dofile in Lua, so that the chunks they run may wait.
-local function loaders()
-  local loaded = package.loaded
-  function require(name)
-    if loaded[name] ~= nil then return loaded[name] end
+local function loaders(turn, wait)
+  local loaded, loading = package.loaded, {}
+
+  package.loaders[#package.loaders - 2] = function(name)          -- the one for Lua files
+    local path, tried = package.searchpath(name, package.path)
+    if not path then return tried end
+    local f, e = loadfile(path)
+    if not f then error(("error loading module '%s' from file '%s':\n\t%s"):format(name, path, e), 0) end
+    return f
+  end
+
+  local function run(name)
     local tried = {}
     for _, loader in ipairs(package.loaders) do
       local f = loader(name)
@@ -43,23 +63,40 @@ local function loaders()
         local value = f(name)
         if value ~= nil then loaded[name] = value end
         if loaded[name] == nil then loaded[name] = true end
-        return loaded[name]
+        return true
       elseif type(f) == "string" then
         tried[#tried + 1] = f
       end
     end
-    error(("module '%s' not found:%s"):format(name, table.concat(tried)), 2)
+    return false, table.concat(tried)
   end
+
+  -- A module that another task is loading is waited for. One that failed is as if it had never been asked for.
+  function require(name)
+    if type(name) ~= "string" then error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2) end
+    while loading[name] do
+      if loading[name].task == turn.current then error("loop or previous error loading module '" .. name .. "'", 2) end
+      loading[name]:wait()
+    end
+    if loaded[name] ~= nil then return loaded[name] end
+    local line = wait.line()
+    line.task, loading[name] = turn.current, line
+    local ok, found, tried = xpcall(run, turn.on_error, name)
+    loading[name] = nil
+    line:wake_all(true)
+    if not ok then
+      loaded[name] = nil
+      turn.again(found)
+    end
+    if not found then error(("module '%s' not found:%s"):format(name, tried), 2) end
+    return loaded[name]
+  end
+
   function dofile(name)
-    return assert(loadfile(name))()
+    local f, e = loadfile(name)
+    if not f then error(e, 2) end
+    return f()
   end
-  -- Bytecode from a file or a string could do anything; source text is what people mean.
-  local plain = load
-  function load(chunk, name, _, env)
-    if env == nil then return plain(chunk, name, "t") end
-    return plain(chunk, name, "t", env)
-  end
-  function loadstring(chunk, name) return plain(chunk, name or chunk, "t") end
 end
 
 -- A handler of the script must not run for an error that the turn limit raised: nothing could stop a loop in it.
@@ -98,10 +135,11 @@ return function(host)
   local err, log, task = require "mx.err", require "mx.log", require "mx.task"
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
-  publish.setup()
+  local event = require "mx.event"
   consume.setup()
   local mx = require "mx"
-  loaders()
+  text_only()
+  loaders(turn, require "mx.wait")
   xpcalls(err)
   rawset(_G, "mx", mx)
   defaults(host, mx, log)
@@ -119,11 +157,6 @@ return function(host)
     if exit_code == 0 then exit_code = 1 end
   end
 
-  function task.on_failure(_, e)
-    log.error("a task failed", { error = task.text_of(e) })
-    conns.emit("error", e)
-  end
-
   local function end_links()
     finished = true
     turn.start(function()
@@ -135,7 +168,7 @@ return function(host)
   local function stop()
     if stopping then return end
     stopping = true
-    conns.emit("stop")
+    event.emit("stop")
     task.stop_all()
     local left = 0
     for _, c in ipairs({ unpack(consume.open) }) do
@@ -151,12 +184,13 @@ return function(host)
   end
   turn.request_stop = stop
 
-  -- The default connection's URL; only a script that uses it needs one.
-  function mx.default_url()
-    if host.urls[1] then return host.urls[1] end
+  -- The default connection's URLs; only a script that uses it needs one.
+  mx.has_urls = #host.urls > 0
+  function mx.default_urls()
+    if mx.has_urls then return host.urls end
     if host.terminal or host.command then
       io.stderr:write("mxrun: no -u URL given, using mem:// (an embedded broker, this process only)\n")
-      return "mem://"
+      return { "mem://" }
     end
     io.stderr:write("mxrun: no broker: give -u amqp://… or -u mem://\n")
     finished = true
@@ -174,16 +208,16 @@ return function(host)
       end
       stop()
     end
-    local conn, e = conns.dropped()
+    local conn, e = conns.look()
     if conn and t.stop == 0 and not finished then
-      conns.emit("down", conn, e)
+      event.emit("down", conn, e)
       fail("connection lost: " .. tostring(e))
       finished = true
       return quit(1)
     end
     local consumer, why = consume.lost()
     if consumer and not stopping and not finished then
-      conns.emit("cancelled", consumer, why)
+      event.emit("cancelled", consumer, why)
       fail(tostring(why))
       stop()
     end

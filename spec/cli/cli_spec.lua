@@ -133,6 +133,125 @@ describe("a script", function()
   end)
 end)
 
+describe("a failing handler of mx.on(\"error\")", function()
+  it("is logged once, and asked again for the next failure only", function()
+    local text, code = run("-u mem:// " .. script [[
+      mx.on("error", function() error "in the handler" end)
+      mx.spawn(function() error "first" end)
+      mx.spawn(function() error(setmetatable({}, { __tostring = function() error "no text" end, __index = error })) end)
+      mx.spawn(function() error(nil) end)
+      mx.sleep(0.05)
+    ]])
+    assert.equal(0, code)
+    assert.equal(3, select(2, text:gsub("in the handler", "")))
+    assert.equal(6, select(2, text:gsub("a task failed", "")))
+  end)
+end)
+
+describe("require", function()
+  local directory
+  local function module(name, text)
+    local f = assert(io.open(directory .. "/" .. name .. ".lua", "w"))
+    f:write(text)
+    f:close()
+  end
+  local function run_with_modules(text)
+    return run("-u mem:// " .. script(text), "LUA_PATH='" .. directory .. "/?.lua'")
+  end
+
+  before_each(function()
+    directory = os.tmpname()
+    os.remove(directory)
+    os.execute("mkdir " .. directory)
+  end)
+  after_each(function() os.execute("rm -r " .. directory) end)
+
+  it("says that modules require each other in a loop", function()
+    module("a", "require 'b'")
+    module("b", "require 'a'")
+    local text, code = run_with_modules "require 'a'"
+    assert.equal(1, code)
+    assert.matches("b.lua:1: loop or previous error loading module 'a'", text)
+  end)
+
+  it("shows the lines of a module that fails, and leaves nothing of it loaded", function()
+    module("bad", "package.loaded.bad = {}\nlocal function inner() error 'broken' end\ninner()\n")
+    local text, code = run_with_modules "print(pcall(require, 'bad')) print(package.loaded.bad) require 'bad'"
+    assert.equal(1, code)
+    assert.matches("bad.lua:2: broken\nnil\n", text)
+    assert.matches("bad.lua:3: in", text)
+  end)
+
+  it("runs a module once, also when it waits and two tasks want it", function()
+    module("slow", "mx.sleep(0.01) loads = (loads or 0) + 1 return { loads }")
+    local text = run_with_modules [[
+      loads = 0
+      local a, b = mx.spawn(require, "slow"), mx.spawn(require, "slow")
+      print(select(2, a:wait()) == select(2, b:wait()), loads)
+    ]]
+    assert.equal("true\t1\n", text)
+  end)
+
+  it("refuses bytecode, as loadfile, dofile and load do", function()
+    module("code", string.dump(function() return 1 end))
+    local text = run_with_modules(([[
+      local path = "%s/code.lua"
+      print(pcall(require, "code"))
+      print(loadfile(path))
+      print(pcall(dofile, path))
+      print(load(string.dump(function() end)))
+    ]]):format(directory))
+    assert.equal(4, select(2, text:gsub("attempt to load chunk with wrong mode", "")))
+  end)
+end)
+
+describe("the default connection", function()
+  it("is that of the first mx.connect when nothing else names a broker", function()
+    local text, code = run("-e '" .. [[
+      local c = assert(mx.connect { url = "mem://mine" })
+      assert(mx.queue "q")
+      assert(mx.publish("", "q", "x"))
+      print(c:queue_info("q").messages)
+      c:close()
+      print(select(2, mx.publish("", "q", "x")).code)
+      local d = assert(mx.connect { url = "mem://other" })
+      assert(mx.queue "q")
+      assert(mx.publish("", "q", "x"))
+      print(d:queue_info("q").messages)
+    ]] .. "'", "MXRUN_URLS=")
+    assert.equal(0, code)
+    assert.equal("1\nclosed\n1\n", text)
+  end)
+
+  it("is that of the command line first, then that of the environment", function()
+    for _, how in ipairs { { "-u mem://named", "" }, { "", "MXRUN_URLS=mem://named" } } do
+      local text = run(how[1] .. [[ -e 'mx.connect { url = "mem://other" }
+        mx.queue "q" print(mx.connect { url = "mem://named" }:queue_info("q").messages)']], how[2])
+      assert.equal("0\n", text)
+    end
+  end)
+
+  it("takes the next URL when one does not answer", function()
+    local text, code = run("-u amqp://127.0.0.1:1 -u mem://second -e 'print(mx.queue \"q\")'")
+    assert.equal(0, code)
+    assert.equal("q\n", text)
+  end)
+end)
+
+describe("mx.stop", function()
+  it("ends the waits of tasks, in the main chunk, in handlers and in timers", function()
+    for _, text in ipairs {
+      "mx.spawn(mx.sleep, 600) mx.stop() mx.sleep(600)", "mx.after(0, mx.stop) mx.spawn(mx.sleep, 600) mx.sleep(0.01)",
+      "mx.every(0.001, function() mx.stop() mx.sleep(600) end)", "mx.stop() mx.stop()",
+      "mx.queue 'q' mx.consume('q', function() mx.stop() end) mx.publish('', 'q', 'x')",
+    } do
+      local out, code = run("-u mem:// --drain 20 " .. script(text))
+      assert.equal("", out)
+      assert.equal(0, code)
+    end
+  end)
+end)
+
 describe("the examples", function()
   it("hello.lua prints what the README shows", function()
     local text, code = run "-u mem:// examples/hello.lua"
