@@ -400,10 +400,43 @@ static void confirm_agrees_with_a_naive_model(void **state) {
     assert_true(last > 50000 && failed > 5000 && confirmed > 20000);
 }
 
+static void confirm_lists_its_failures_in_order(void **state) {
+    (void)state;
+    assert_true(mx_pub_failure(&c.pub, 0) == 0);
+    publish(6);
+    nack(5);
+    assert_true(mx_pub_failure(&c.pub, 0) == 0); /* 1 has not ended */
+    nack(2);
+    ack_to(6);
+    assert_true(mx_pub_failure(&c.pub, 0) == 2);
+    assert_true(mx_pub_failure(&c.pub, 2) == 5);
+    assert_true(mx_pub_failure(&c.pub, 5) == 0);
+}
+
+static void confirm_makes_an_id_where_there_is_none(void **state) {
+    (void)state;
+    uint8_t id[MX_ID_SIZE], again[64];
+    mx_props given = {.flags = MX_P_TYPE, .type = mx_span_of("t")}, own;
+    const mx_props *made = mx_confirm_props(&c, &given, &own, id);
+    assert_int_equal(made->flags, MX_P_TYPE | MX_P_MESSAGE_ID);
+    assert_int_equal(given.flags, MX_P_TYPE);
+    publish(1);
+    assert_int_equal(mx_receipt_id(&c.pub, 1, again), MX_ID_SIZE);
+    assert_memory_equal(made->message_id.p, again, MX_ID_SIZE);
+    mx_confirm_return(&c, made->message_id, mx_span_of("e"), mx_span_of("k"));
+    ack(1);
+    assert_int_equal(state_of(1), MX_RETURNED);
+    given.flags |= MX_P_MESSAGE_ID;
+    given.message_id = mx_span_of("mine");
+    assert_ptr_equal(mx_confirm_props(&c, &given, &own, id), &given);
+}
+
 int main(void) {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, begin, finish)
     const struct CMUnitTest cases[] = {
         CASE(confirm_settles_in_any_order),
+        CASE(confirm_lists_its_failures_in_order),
+        CASE(confirm_makes_an_id_where_there_is_none),
         CASE(confirm_settles_ranges),
         CASE(confirm_takes_tag_0_as_all),
         CASE(confirm_refuses_tags_unknown_or_settled),
