@@ -56,6 +56,7 @@ function mx.publisher(options)
   check.args("mx.publisher", { "table?" }, options)
   local o = {}
   for k, v in pairs(options or {}) do o[k] = v end
+  if o.conn ~= nil and not conns.is(o.conn) then check.fail "mx.publisher: option 'conn': expected a connection" end
   local c = o.conn or conn()
   o.conn = nil
   return publish.publisher(c, o)

@@ -3,12 +3,14 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
 local url, log, publish, topology = require "mx.url", require "mx.log", require "mx.publish", require "mx.topology"
-local consume, event = require "mx.consume", require "mx.event"
+local consume, event, task = require "mx.consume", require "mx.event", require "mx.task"
 
 local M = { open = {} }
 
 local Conn = {}
 Conn.__index = Conn
+
+function M.is(x) return getmetatable(x) == Conn end
 
 local OPTIONS = {
   urls = "table", url = "string", order = { "random", "listed" }, password_env = "string", name = "string", heartbeat = "seconds",
@@ -202,29 +204,37 @@ for name, call in pairs(M.calls) do
   end
 end
 
--- Orderly: handlers finish, settlements and publishes leave; then the links go, and what C held with them.
-function Conn:close()
-  turn.here()
-  if self.closing then
-    if not self.gone then self.closing:wait() end
-    return
-  end
-  self.closing = wait.line()
-  consume.close_all(self)
-  self.closed = true
-  for _, line in pairs(self.opening) do turn.raise(line.dialler, closed(self)) end
-  publish.close_all(self)
-  for kind, link in pairs(self.links) do
-    self.links[kind] = nil
+local function shut(conn)
+  consume.close_all(conn)
+  conn.closed = true
+  for _, line in pairs(conn.opening) do turn.raise(line.dialler, closed(conn)) end
+  publish.close_all(conn)
+  for kind, link in pairs(conn.links) do
+    conn.links[kind] = nil
     local ticket = C.mx_wait_new(turn.waits, 5)
     C.mx_link_close(link, ticket)
     turn.await(ticket)
   end
-  for i = #M.open, 1, -1 do
-    if M.open[i] == self then table.remove(M.open, i) end
+end
+
+-- Orderly: handlers finish, settlements and publishes leave; then the links go, and what C held with them. It goes on when
+-- the caller does not wait any more.
+function Conn:close()
+  local caller = turn.here()
+  if self.gone or self.closing and caller.delivery then return end
+  if not self.closing then
+    self.closing = wait.line()
+    local closer = turn.start(shut, function(ok, e)
+      if not ok then log.error("closing a connection failed", { connection = self.text, error = task.text_of(e) }) end
+      self.gone = true
+      for i = #M.open, 1, -1 do
+        if M.open[i] == self then table.remove(M.open, i) end
+      end
+      self.closing:wake_all(true)
+    end, self)
+    closer.delivery = caller.delivery          -- a handler is not waited for while it closes its own connection
   end
-  self.gone = true
-  self.closing:wake_all(true)
+  self.closing:wait()
 end
 
 -- Once a turn: tells of what happened to connections. One that dropped, if any: conn, err.

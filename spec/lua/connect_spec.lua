@@ -69,4 +69,49 @@ describe("mx.connect", function()
     assert.is_nil(q)
     assert.equal("closed", e.code)
   end)
+
+  it("tells once that a broker blocks a connection, and when it goes on", function()
+    local c, seen = assert(mx.connect { url = "mem://blocked" }), {}
+    for _, event in ipairs { "blocked", "unblocked" } do
+      mx.on(event, function(conn) if conn == c then seen[#seen + 1] = event end end)
+    end
+    local link = c:link "consume"
+    for _, blocked in ipairs { 1, 1, 0, 0 } do
+      link.blocked = blocked
+      mx.sleep(0.001)
+    end
+    assert.same({ "blocked", "unblocked" }, seen)
+    c:close()
+  end)
+
+  it("closes to the end when the task that closes it is cancelled", function()
+    local c = assert(mx.connect { url = "mem://close" })
+    assert(c:queue "q")
+    local done
+    assert(c:consume("q", function() mx.sleep(0.02) done = true end))
+    assert(c:publish("", "q", "x"))
+    while c:queue_info("q").messages > 0 do mx.sleep(0) end
+    local t = mx.spawn(function() c:close() end)
+    mx.sleep(0)
+    t:cancel()
+    t:wait(5)
+    c:close()
+    assert.is_true(done)
+    assert.is_true(c.gone)
+  end)
+
+  it("may be closed by several handlers at once", function()
+    local c = assert(mx.connect { url = "mem://handlers" })
+    assert(c:queue "q")
+    local ended = 0
+    assert(c:consume("q", { concurrency = 3 }, function()
+      mx.sleep(0.001)
+      c:close()
+      ended = ended + 1
+    end))
+    for _ = 1, 3 do assert(c:publish_async("", "q", "x")) end
+    while ended < 3 do mx.sleep(0.001) end
+    c:close()
+    assert.is_true(c.gone)
+  end)
 end)
