@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
-local select, unpack, setmetatable, error = select, unpack, setmetatable, error
+local select, type, unpack, setmetatable, error = select, type, unpack, setmetatable, error
 
 local M = { timers = 0, list = {} }
 
@@ -21,6 +21,7 @@ Task.__index = Task
 
 local function text_of(e)
   if err.is(e) then return tostring(e) .. (e.traceback or "") end
+  if type(e) ~= "table" then return err.tostring(e) end
   return err.tostring(e.raised) .. e.traceback
 end
 M.text_of = text_of
@@ -49,6 +50,7 @@ end
 function Task:wait(timeout)
   timeout = timeout and check.seconds(timeout)
   if not self.results then
+    if self.task == turn.current then check.fail "task:wait: a task cannot wait for itself" end
     local ok, e = self.waiters:wait(timeout, "task:wait")
     if not ok then return nil, e end
   end

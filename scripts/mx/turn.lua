@@ -10,7 +10,7 @@ local err, check = require "mx.err", require "mx.check"
 
 local co_create, co_resume, co_yield, co_running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
 local can_yield = coroutine.isyieldable
-local pcall, xpcall, error, traceback, rawequal = pcall, xpcall, error, debug.traceback, rawequal
+local type, pcall, xpcall, error, traceback, rawequal = type, pcall, xpcall, error, debug.traceback, rawequal
 
 local M = { current = nil, tasks = 0 }
 local PARK, IDLE, RAISE, REFUSE = {}, {}, {}, {}
@@ -114,10 +114,11 @@ function M.start(f, finish, ...)
   local task = { no = 1, co = co_create(body) }
   M.tasks = M.tasks + 1
   local n, args = select("#", ...), { ... }
-  local function done(...)
+  local function done(ok, e, ...)
     M.tasks = M.tasks - 1
     task.done = true
-    return finish(...)
+    if not ok and type(e) ~= "table" then e = { raised = e, traceback = "" } end       -- on_error itself had no stack left
+    return finish(ok, e, ...)
   end
   task.first = function() return f, done, unpack(args, 1, n) end
   ready[last + 1], ready[last + 2], ready[last + 3] = task, nil, nil
@@ -259,6 +260,7 @@ function M.try_park(idle)
   if task.on_park then task.on_park(task) end
   task.parked = idle or true
   local a, b = co_yield(PARK)
+  if M.current ~= task then check.fail "cannot resume a coroutine that waits in another task" end
   if a == REFUSE then
     task.parked = false
     task.no = task.no + 1
@@ -300,6 +302,10 @@ function M.install_coroutines()
     local task = M.current
     if task and co_running() == task.co then error("attempt to yield from outside a coroutine", 2) end
     return co_yield(...)
+  end
+  coroutine.running = function()            -- nil in a task as in a main thread: nobody else is to resume it
+    local co, task = co_running(), M.current
+    if not task or co ~= task.co then return co end
   end
 end
 

@@ -113,6 +113,38 @@ describe("tasks", function()
     assert.matches("task_spec.lua:%d+: attempt to yield from outside a coroutine", tostring(e))
   end)
 
+  it("cannot be resumed by another task while they wait in a coroutine", function()
+    local co = coroutine.create(function() mx.sleep(0.01) end)
+    local t = mx.spawn(function() return coroutine.resume(co) end)
+    mx.sleep(0.001)
+    local ok, e = coroutine.resume(co, "not what it waits for")
+    assert.is_false(ok)
+    assert.matches("cannot resume a coroutine that waits in another task", e)
+    assert.is_true(t:wait(5))
+    assert.is_nil(coroutine.running())
+    assert.equal("thread", coroutine.wrap(function() return type(coroutine.running()) end)())
+  end)
+
+  it("cannot wait for themselves", function()
+    local me
+    me = mx.spawn(function() return pcall(me.wait, me) end)
+    local _, ok, e = me:wait(5)
+    assert.is_false(ok)
+    assert.matches("a task cannot wait for itself", e)
+  end)
+
+  it("survive a stack overflow and an error that is nil", function()
+    local ok, e = mx.spawn(function()
+      local function deep() return 1 + deep() end
+      deep()
+    end):wait(5)
+    assert.is_nil(ok)
+    assert.matches("stack overflow", tostring(e))
+    ok, e = mx.spawn(function() error(nil) end):wait(5)
+    assert.is_nil(ok)
+    assert.equal("internal", e.code)
+  end)
+
   it("every runs until cancelled, after runs once", function()
     local n, once = 0, 0
     local t = mx.every(0.005, function() n = n + 1 end)
