@@ -284,3 +284,43 @@ on_each_broker("topology", function(connect, name)
     assert.equal(404, e.reply_code)
   end)
 end)
+
+local amqp = os.getenv "MXRUN_SPEC_AMQP"
+describe("a publisher's retry", function()
+  if not amqp then return end
+
+  local function full_queue(c, name)
+    local q = assert(c:queue(("%s.%d"):format(name, os.time()), { durable = false, max_length = 1, overflow = "reject-publish" }))
+    assert(c:publish("", q, "fills it"))
+    local ok, e = c:publish("", q, "too many")
+    assert.is_nil(ok)
+    assert.equal("nacked", e.code)
+    return q
+  end
+
+  it("publishes again what the broker refused, with the same id", function()
+    local c = assert(mx.connect { url = amqp })
+    local q, got = full_queue(c, "retry-again"), nil
+    local p = mx.publisher { conn = c, retry = { attempts = 1000, base = 0.01, max = 0.01 } }
+    local t = mx.spawn(function() return p:publish(q, { n = 7 }, { headers = { x = 1 } }) end)
+    mx.sleep(0.05)
+    assert(c:purge(q))
+    assert.same({ true, true }, { t:wait(10) })
+    assert(c:consume(q, function(m) got = { m.body, m.headers.x, m.content_type, m.id } end))
+    while not got do mx.sleep(0.001) end
+    assert.same({ '{"n":7}', 1, "application/json" }, { got[1], got[2], got[3] })
+    assert.matches("0000000001$", got[4])
+    c:close()
+  end)
+
+  it("gives up after its attempts, and at once for what no retry mends", function()
+    local c = assert(mx.connect { url = amqp })
+    local q = full_queue(c, "retry-ends")
+    local p = mx.publisher { conn = c, retry = { attempts = 3, base = 0.001 } }
+    assert.equal("nacked", select(2, p:publish(q, "x")).code)
+    assert.equal(3, p.live.seq)
+    assert.equal("unroutable", select(2, p:publish("retry-nowhere", "x")).code)
+    assert.equal(4, p.live.seq)
+    c:close()
+  end)
+end)
