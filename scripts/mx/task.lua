@@ -11,7 +11,7 @@ local function stopping() return err.new("closed", "mxrun is stopping") end
 function M.sleep(seconds)
   seconds = check.seconds(seconds)
   if M.stopping and not turn.here().delivery then error(stopping(), 0) end
-  wait.sleep(seconds)
+  return wait.sleep(seconds)
 end
 
 -- Tasks ---------------------------------------------------------------------------------------------------------
@@ -34,14 +34,14 @@ end
 local function finish(self, ok, ...)
   self.n, self.results, self.ok = select("#", ...), { ... }, ok
   M.list[self] = nil
-  if not ok and not self.cancelled and self.waiters:is_empty() then report(self, (...)) end
-  self.waiters:wake_all(true)
+  if not ok and not self.cancelled and not (self.waiters and not self.waiters:is_empty()) then report(self, (...)) end
+  if self.waiters then self.waiters:wake_all(true) end
 end
 
 -- A task that runs f(...). A failure that nobody waits for is logged.
 function M.spawn(f, ...)
   check.arg(1, "mx.spawn", f, "function")
-  local self = setmetatable({ waiters = wait.line() }, Task)
+  local self = setmetatable({}, Task)
   M.list[self] = true
   self.task = turn.start(f, function(...) finish(self, ...) end, ...)
   return self
@@ -51,6 +51,7 @@ function Task:wait(timeout)
   timeout = timeout and check.seconds(timeout)
   if not self.results then
     if self.task == turn.current then check.fail "task:wait: a task cannot wait for itself" end
+    self.waiters = self.waiters or wait.line()
     local ok, e = self.waiters:wait(timeout, "task:wait")
     if not ok then return nil, e end
   end

@@ -240,17 +240,25 @@ local function inside_what()
   return "a C function"
 end
 
--- The task that may wait here. Raises where Lua cannot yield: what shall wake a wait is made after this.
+-- The task that may wait here. Raises where Lua cannot yield: for what cannot be undone when the wait is refused.
 function M.here()
   local task = M.current
-  if not task then check.fail("cannot wait here: no task is running") end
+  if not task then check.fail "cannot wait here: no task is running" end
   if not can_yield() then check.fail("cannot wait inside " .. inside_what()) end
   return task
 end
 
--- Parks the current task; returns what wake passed, RAISE and an error when it is to raise. idle: a stop ends this wait.
+-- RAISE and the text as an error of the script's line; what would have woken the task is too late now.
+local function refused(task, text)
+  task.parked = false
+  task.no = task.no + 1
+  return RAISE, select(2, pcall(check.fail, text))
+end
+
+-- Parks the current task; returns what wake passed, RAISE and an error when it is to raise: because it was cancelled,
+-- or because Lua cannot yield here. idle: a stop ends this wait.
 function M.try_park(idle)
-  local task = M.here()
+  local task = M.current or M.here()
   local e = task.raise
   if e ~= nil then
     task.raise = nil
@@ -259,13 +267,17 @@ function M.try_park(idle)
   end
   if task.on_park then task.on_park(task) end
   task.parked = idle or true
-  local a, b = co_yield(PARK)
+  local ok, a, b = pcall(co_yield, PARK)
+  if not ok then return refused(task, "cannot wait inside " .. inside_what()) end
   if M.current ~= task then check.fail "cannot resume a coroutine that waits in another task" end
-  if a == REFUSE then
-    task.parked = false
-    task.no = task.no + 1
-    return RAISE, select(2, pcall(check.fail, b))
-  end
+  if a == REFUSE then return refused(task, b) end
+  return a, b
+end
+
+-- The same, but raises.
+function M.park(idle)
+  local a, b = M.try_park(idle)
+  if a == RAISE then error(b, 0) end
   return a, b
 end
 

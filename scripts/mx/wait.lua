@@ -9,7 +9,6 @@ local M = {}
 -- Parks until woken: what wake passed. RAISE, e: to be raised; a negative number: the deadline passed.
 local function park(timeout)
   if not timeout then return turn.try_park "idle" end
-  turn.here()
   local ticket = C.mx_wait_new(turn.waits, timeout)
   turn.expect(ticket)
   local a, b = turn.try_park "idle"
@@ -40,7 +39,7 @@ function Line:is_empty() return self.first > self.last end
 -- Parks until it is this task's turn: what wake passed; nil, err after the timeout (what names the wait for the error).
 -- What is put down with value goes to who wakes it. line.on_empty is called when the last one gave up.
 function Line:wait(timeout, what, value)
-  local task, at = turn.here(), self.last + 1
+  local task, at = turn.current or turn.here(), self.last + 1
   self[at], self.last = { task = task, no = task.no, value = value }, at
   local mine = self[at]
   local a, b = park(timeout)
