@@ -34,6 +34,7 @@ end
 local function finish(self, ok, ...)
   self.n, self.results, self.ok = select("#", ...), { ... }, ok
   M.list[self] = nil
+  if self.timer then self.timer.running = false end
   if not ok and not self.cancelled and not (self.waiters and not self.waiters:is_empty()) then report(self, (...)) end
   if self.waiters then self.waiters:wake_all(true) end
 end
@@ -92,7 +93,7 @@ function Timer:fire()
   self.ticket = nil
   if not self.running then
     self.running = true
-    M.spawn(self.f)
+    M.spawn(self.f).timer = self
   end
   if self.every then
     self.due = math.max(self.due + self.every, C.mx_now())
@@ -104,12 +105,7 @@ function Timer:fire()
 end
 
 local function timer(seconds, every, f)
-  local self = setmetatable({ every = every, due = C.mx_now() + seconds }, Timer)
-  self.f = function()
-    local ok, e = xpcall(f, turn.on_error)
-    self.running = false
-    if not ok then report(self, e) end
-  end
+  local self = setmetatable({ every = every, f = f, due = C.mx_now() + seconds }, Timer)
   M.timers = M.timers + 1
   M.list[self] = true
   arm(self)

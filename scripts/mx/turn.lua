@@ -114,11 +114,14 @@ function M.start(f, finish, ...)
   local task = { no = 1, co = co_create(body) }
   M.tasks = M.tasks + 1
   local n, args = select("#", ...), { ... }
-  local function done(ok, e, ...)
+  local function done(ok, ...)
+    t.work = t.work + 1                     -- what comes of it has a turn limit of its own
     M.tasks = M.tasks - 1
     task.done = true
-    if not ok and type(e) ~= "table" then e = { raised = e, traceback = "" } end       -- on_error itself had no stack left
-    return finish(ok, e, ...)
+    if not ok and type((...)) ~= "table" then       -- on_error itself had no stack left
+      return finish(false, { raised = (...), traceback = "" })
+    end
+    return finish(ok, ...)
   end
   task.first = function() return f, done, unpack(args, 1, n) end
   ready[last + 1], ready[last + 2], ready[last + 3] = task, nil, nil
@@ -207,6 +210,7 @@ local function serve(d)
   local loop, failed = d.loop, d.consumer.failed
   while true do
     local ok, e = xpcall(loop, on_error)
+    t.work = t.work + 1                     -- what comes of it has a turn limit of its own
     if ok then co_yield(IDLE) else failed(d, d.seq, e) end
   end
 end
