@@ -4,4 +4,4 @@ max_line_length = 140
 files["spec"] = { std = "+busted" }
 files["scripts/mx/host.lua"] = { globals = { "require", "dofile", "load", "loadstring", "loadfile", "xpcall" } }
 files["scripts/mx/test.lua"] = { globals = { "os.exit" } }
-files["scripts/mx/turn.lua"] = { globals = { "coroutine.resume", "coroutine.wrap", "coroutine.yield", "coroutine.running" } }
+files["scripts/mx/coroutines.lua"] = { globals = { "coroutine.resume", "coroutine.wrap", "coroutine.yield", "coroutine.running" } }

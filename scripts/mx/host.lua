@@ -131,7 +131,7 @@ return function(host)
   local turn = require "mx.turn"
   turn.runtime = ffi.cast("mx_runtime *", host.runtime)
   turn.setup(turn.runtime)
-  turn.install_coroutines()
+  require "mx.coroutines"()
   local err, log, task = require "mx.err", require "mx.log", require "mx.task"
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"

@@ -8,13 +8,13 @@ local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local err, check = require "mx.err", require "mx.check"
 
-local co_create, co_resume, co_yield, co_running = coroutine.create, coroutine.resume, coroutine.yield, coroutine.running
+local co_create, co_resume, co_yield = coroutine.create, coroutine.resume, coroutine.yield
 local can_yield = coroutine.isyieldable
 local type, pcall, xpcall, error, traceback, rawequal = type, pcall, xpcall, error, debug.traceback, rawequal
 
 local M = { current = nil, tasks = 0 }
 local PARK, IDLE, RAISE, REFUSE = {}, {}, {}, {}
-M.RAISE = RAISE
+M.PARK, M.RAISE, M.REFUSE = PARK, RAISE, REFUSE
 
 local ready, first, last = {}, 1, 0     -- a queue of task, a, b triples
 local waiting, waiting_no = {}, {}      -- by ticket: a task and its no, or a function(code, reply)
@@ -235,6 +235,7 @@ for _, lib in ipairs { "table", "string", "debug", "math", "os", "io" } do
 end
 c_names[tostring], c_names[load], c_names[loadstring] = "tostring", "load", "loadstring"
 
+-- What Lua cannot yield across here, for an error's text.
 local function inside_what()
   for level = 2, 200 do
     local info = debug.getinfo(level, "Sf")
@@ -243,6 +244,7 @@ local function inside_what()
   end
   return "a C function"
 end
+M.inside_what = inside_what
 
 -- The task that may wait here. Raises where Lua cannot yield: for what cannot be undone when the wait is refused.
 function M.here()
@@ -294,35 +296,6 @@ function M.await(ticket)
     error(b, 0)
   end
   return a, b
-end
-
--- The user's own coroutines: a wait inside one parks the whole task, as in OpenResty.
-local function go_on(co, ok, a, ...)
-  if not ok or a ~= PARK then return ok, a, ... end
-  if can_yield() then return go_on(co, co_resume(co, co_yield(PARK))) end
-  return go_on(co, co_resume(co, REFUSE, "cannot wait inside " .. inside_what()))
-end
-local function resume(co, ...) return go_on(co, co_resume(co, ...)) end
-local function unwrap(ok, ...)
-  if ok then return ... end
-  local e = ...
-  error(e, 0)
-end
-function M.install_coroutines()
-  coroutine.resume = resume
-  coroutine.wrap = function(f)
-    local co = co_create(f)
-    return function(...) return unwrap(resume(co, ...)) end
-  end
-  coroutine.yield = function(...)
-    local task = M.current
-    if task and co_running() == task.co then error("attempt to yield from outside a coroutine", 2) end
-    return co_yield(...)
-  end
-  coroutine.running = function()            -- nil in a task as in a main thread: nobody else is to resume it
-    local co, task = co_running(), M.current
-    if not task or co ~= task.co then return co end
-  end
 end
 
 return M
