@@ -17,7 +17,9 @@ enum {
     GAP_US = 50000,
     CLOSE_US = 2000000,
     LATE_US = 200000,
-    NO_PREFETCH_SLICE = 1024
+    NO_PREFETCH_SLICE = 1024,
+    ROOM_MIN = 64,
+    SPARE_MAX = 4096
 };
 
 typedef struct request request;
@@ -46,6 +48,7 @@ typedef struct consumer {
     mx_consumer base; /* first */
     line line;
     uint32_t cancel_ticket, close_ticket, prefetch;
+    uint32_t spare; /* slots beyond the prefetch: as many may be settled beyond a gap */
     int closing, no_ack;
     mx_timer acks, gaps; /* of what is settled in order; of what lies beyond a gap */
 } consumer;
@@ -237,7 +240,7 @@ static const mx_settle *settles(consumer *c) {
 static void on_gaps(mx_timer *t, void *arg) {
     consumer *c = arg;
     (void)t;
-    mx_inbox_settle_gaps(&c->base.inbox, settles(c), c->line.chan);
+    mx_inbox_settle_gaps(&c->base.inbox, c->spare, settles(c), c->line.chan);
     wake(c->line.link);
 }
 
@@ -290,7 +293,7 @@ static void give_back(consumer *c) {
     ib->head = ib->tail;
     if (ib->settled == ib->head) return;
     mx_inbox_settle(ib, settles(c), c->line.chan);
-    mx_inbox_settle_gaps(ib, settles(c), c->line.chan);
+    mx_inbox_settle_gaps(ib, UINT32_MAX, settles(c), c->line.chan);
 }
 
 static int check_consume(const mx_consume *o) {
@@ -307,16 +310,24 @@ static mx_inbox *fail_consume(consumer *c, uint32_t ticket, int code, const char
     return &c->base.inbox;
 }
 
+/* A slow handler holds its slot and all behind it, while the broker goes on with what it hears is settled: with room for
+ * a few times the prefetch others may pass it, and what the broker may still send always finds a slot. */
+static void make_inbox(consumer *c, uint32_t prefetch) {
+    uint32_t spare = prefetch < SPARE_MAX / 3 ? 3 * prefetch : SPARE_MAX, room = prefetch + spare;
+    mx_inbox_init(&c->base.inbox, !prefetch ? 0 : room > ROOM_MIN ? room : ROOM_MIN);
+    c->prefetch = prefetch;
+    c->spare = c->base.inbox.mask + 1 - prefetch;
+}
+
 static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     amqp *a = (amqp *)link;
     consumer *c = mx_zalloc(sizeof *c);
     mx_inbox *ib = &c->base.inbox;
-    mx_inbox_init(ib, o->prefetch);
+    make_inbox(c, o->prefetch);
     c->base.link = &a->base;
     c->acks.fire = on_acks;
     c->gaps.fire = on_gaps;
     c->acks.arg = c->gaps.arg = c;
-    c->prefetch = o->prefetch;
     c->no_ack = (o->flags & MX_F_NO_ACK) != 0;
     add_line(&c->line, CONSUMER, a);
     int code = check_consume(o);

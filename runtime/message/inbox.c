@@ -12,8 +12,8 @@ static void drop(mx_msg *m) {
     m->own = NULL;
 }
 
-void mx_inbox_init(mx_inbox *ib, uint32_t prefetch) {
-    uint32_t room = prefetch ? prefetch : ROOM_DEFAULT;
+void mx_inbox_init(mx_inbox *ib, uint32_t room) {
+    if (!room) room = ROOM_DEFAULT;
     room = power_of_two(room < ROOM_MAX ? room : ROOM_MAX);
     *ib = (mx_inbox){.mask = room - 1, .slot = mx_zalloc(room * sizeof *ib->slot)};
 }
@@ -96,13 +96,20 @@ uint32_t mx_inbox_settle(mx_inbox *ib, const mx_settle *to, void *arg) {
     return n;
 }
 
-uint32_t mx_inbox_settle_gaps(mx_inbox *ib, const mx_settle *to, void *arg) {
-    uint32_t unsettled = 0;
+static uint32_t count_sent(const mx_inbox *ib) {
+    uint32_t n = 0;
+    for (uint32_t i = ib->settled; i != ib->head; i++) n += mx_inbox_at(ib, i)->sent;
+    return n;
+}
+
+uint32_t mx_inbox_settle_gaps(mx_inbox *ib, uint32_t most, const mx_settle *to, void *arg) {
+    uint32_t unsettled = 0, sent = count_sent(ib);
     for (uint32_t i = ib->settled; i != ib->head; i++) {
         mx_msg *m = mx_inbox_at(ib, i);
         if (!m->verdict) unsettled++;
-        else if (!m->sent) {
+        else if (!m->sent && sent < most) {
             m->sent = 1;
+            sent++;
             send(ib, m, to, arg);
             drop(m);
         }

@@ -7,8 +7,8 @@
 #define MX_INBOX_H
 #include "message/message.h"
 
-void mx_inbox_init(mx_inbox *ib, uint32_t prefetch); /* room for prefetch deliveries (0: 4096) */
-void mx_inbox_fini(mx_inbox *ib);                    /* drops every message still held */
+void mx_inbox_init(mx_inbox *ib, uint32_t room); /* at least room slots (0: 4096) */
+void mx_inbox_fini(mx_inbox *ib);                /* drops every message still held */
 static inline int mx_inbox_full(const mx_inbox *ib) { return ib->tail - ib->settled > ib->mask; }
 /* The slot at tail with seq, verdict, own and sent reset; filled in by the caller, who then adds 1 to tail. */
 mx_msg *mx_inbox_slot(mx_inbox *ib);
@@ -23,6 +23,8 @@ typedef struct mx_settle {
 } mx_settle;
 /* Passes the contiguous settled prefix on, a run of acks as one multiple, and frees its messages. Returns how many. */
 uint32_t mx_inbox_settle(mx_inbox *ib, const mx_settle *to, void *arg);
-/* What was settled beyond the first unsettled delivery, each singly. Returns how many are still unsettled in front. */
-uint32_t mx_inbox_settle_gaps(mx_inbox *ib, const mx_settle *to, void *arg);
+/* What was settled beyond the first unsettled delivery, each singly. The broker replaces what it hears of, while the slot
+ * stays taken until all in front of it is settled: so at most `most` slots in all are let go this way, and the rest waits.
+ * Returns how many are still unsettled. */
+uint32_t mx_inbox_settle_gaps(mx_inbox *ib, uint32_t most, const mx_settle *to, void *arg);
 #endif

@@ -51,7 +51,7 @@ static void settle(mx_inbox *ib, uint32_t count, const char *want) {
 }
 
 static void gaps(mx_inbox *ib, uint32_t unsettled, const char *want) {
-    assert_int_equal(mx_inbox_settle_gaps(ib, &wire, NULL), unsettled);
+    assert_int_equal(mx_inbox_settle_gaps(ib, 64, &wire, NULL), unsettled);
     assert_string_equal(heard, want);
     heard[0] = 0;
 }
@@ -105,6 +105,33 @@ static void inbox_never_names_a_tag_twice(void **state) {
     finish(&ib);
 }
 
+/* Plays a broker that keeps as many unacked as the prefetch allows; the first delivery is never settled. */
+static uint32_t unacked;
+static void hear_ack(void *arg, uint64_t tag, int multiple) { (void)arg, (void)tag, (void)multiple, unacked--; }
+static void hear_reject(void *arg, uint64_t tag, int requeue) { (void)arg, (void)tag, (void)requeue, unacked--; }
+
+static void inbox_always_has_a_slot_for_what_the_broker_may_still_send(void **state) {
+    static const mx_settle broker = {hear_ack, hear_reject};
+    (void)state;
+    for (uint32_t prefetch = 1; prefetch <= 64; prefetch++) {
+        mx_inbox ib;
+        uint64_t tag = 0;
+        mx_inbox_init(&ib, 64);
+        unacked = 0;
+        for (int round = 0; round < 200; round++) {
+            for (; unacked < prefetch; unacked++) {
+                assert_false(mx_inbox_full(&ib));
+                deliver(&ib, ++tag, 1);
+            }
+            while (ib.head != ib.tail) mx_inbox_at(&ib, ib.head++)->verdict = tag % 3 ? MX_ACK : MX_REQUEUE;
+            mx_inbox_at(&ib, 0)->verdict = MX_UNSETTLED;
+            assert_int_equal(mx_inbox_settle_gaps(&ib, 64 - prefetch, &broker, NULL), 1);
+        }
+        assert_true(prefetch == 1 ? tag == 1 : tag == 64);
+        finish(&ib);
+    }
+}
+
 static void inbox_does_not_settle_what_lua_has_not_taken(void **state) {
     (void)state;
     mx_inbox ib;
@@ -115,7 +142,7 @@ static void inbox_does_not_settle_what_lua_has_not_taken(void **state) {
     finish(&ib);
 }
 
-static void inbox_is_full_when_prefetch_are_unsettled(void **state) {
+static void inbox_is_full_when_its_room_is_unsettled(void **state) {
     (void)state;
     mx_inbox ib;
     mx_inbox_init(&ib, 64);
@@ -171,8 +198,9 @@ int main(void) {
         cmocka_unit_test(inbox_forgets_in_silence),
         cmocka_unit_test(inbox_settles_gaps_once_and_singly),
         cmocka_unit_test(inbox_never_names_a_tag_twice),
+        cmocka_unit_test(inbox_always_has_a_slot_for_what_the_broker_may_still_send),
         cmocka_unit_test(inbox_does_not_settle_what_lua_has_not_taken),
-        cmocka_unit_test(inbox_is_full_when_prefetch_are_unsettled),
+        cmocka_unit_test(inbox_is_full_when_its_room_is_unsettled),
         cmocka_unit_test(inbox_detaches_what_is_borrowed),
         cmocka_unit_test(inbox_positions_may_wrap),
     };
