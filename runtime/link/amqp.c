@@ -101,10 +101,16 @@ static void write_out(amqp *a) {
 
 /* ---- requests: one at a time on each channel -------------------------------------------------------------------- */
 
+static void set_limit(line *l);
+
 static void on_request_limit(mx_timer *t, void *arg) {
     line *l = arg;
     (void)t;
     request *r = l->first;
+    if (l->link->conn->stalled) { /* it is us who do not read: the answer may lie behind a full inbox */
+        set_limit(l);
+        return;
+    }
     if (r) post(l->link, r->ticket, MX_ETIMEOUT, 0, "the broker did not answer");
     /* what the broker made of it is unknown: only a new connection is in a known state */
     mx_conn_fail(l->link->conn, MX_ECONNECTION, "the broker did not answer a request in time");

@@ -228,9 +228,9 @@ void mx_conn_free(mx_conn *c) {
     free(c);
 }
 
-/* Only a delivery needs room: a close or cancel-ok behind a full inbox must come through. */
+/* Only a delivery needs room: a close or cancel-ok behind a full inbox must come through. While we close nothing is kept. */
 static int is_full(mx_conn *c, const mx_frame *f) {
-    if (f->type != MX_FRAME_METHOD || mx_get32(f->payload) != AMQP_BASIC_DELIVER_METHOD) return 0;
+    if (c->state == CLOSING || f->type != MX_FRAME_METHOD || mx_get32(f->payload) != AMQP_BASIC_DELIVER_METHOD) return 0;
     mx_chan *h = channel_of(c, f->channel);
     return h && h->inbox && h->consumer_tag[0] && h->state == MX_CHAN_OPEN && mx_inbox_full(h->inbox);
 }

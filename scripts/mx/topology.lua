@@ -13,7 +13,8 @@ local OP = { queue = 0, exchange = 1, bind = 2, unbind = 3, bind_exchange = 4, p
 
 -- One operation on the broker. reply | nil, err
 local function call(conn, op, request, what)
-  local link, e = conn:link("consume")
+  -- the link that consumes may wait for slow handlers; only what is exclusive to it must go there
+  local link, e = conn:link(conn.exclusive[request.name] and "consume" or "publish")
   if not link then return nil, e end
   local bytes = ""
   if request.args and next(request.args) then
@@ -76,6 +77,7 @@ local function declare(conn, name, o, args)
   local durable = o.durable ~= false and not (name == "" and o.durable == nil)
   local exclusive = o.exclusive or (name == "" and o.exclusive == nil)
   local flags = (o.passive and 1 or 0) + (durable and 2 or 0) + (exclusive and 4 or 0) + (o.auto_delete and 8 or 0)
+  if exclusive then conn.exclusive[name] = true end
   return call(conn, "queue", { name = name, flags = flags, args = args }, ("queue %q"):format(name))
 end
 
@@ -98,7 +100,10 @@ function M.queue(conn, name, options)
   end
   local reply, e = declare(conn, name, o, args)
   if not reply then return nil, e end
-  if name == "" then name = reply.text end
+  if name == "" then
+    name = reply.text
+    conn.exclusive[name] = conn.exclusive[""]
+  end
   conn.queues[name] = args["x-queue-type"] or "classic"
   for _, b in ipairs(o.bind or {}) do
     local ok, why = M.bind(conn, name, b[1], b[2] or "", b[3])

@@ -276,6 +276,21 @@ static void conn_stops_at_a_full_inbox(void **state) {
     teardown();
 }
 
+static void conn_closes_although_an_inbox_is_full(void **state) {
+    (void)state;
+    EACH_WAY {
+        setup();
+        shake_hands();
+        open_consumer();
+        for (int i = 0; i < 20; i++) deliver("x", 1);
+        assert_true(conn->stalled);
+        mx_conn_close(conn);
+        METHOD(0, "\0\x0a\0\x33");
+        assert_non_null(strstr(said, "closed 0 0 closed;"));
+        teardown();
+    }
+}
+
 /* Each of these must end in one closed event, and nothing is fed afterwards. */
 static void conn_ends_on_broken_input(void **state) {
     static const struct {
@@ -361,6 +376,7 @@ int main(void) {
         cmocka_unit_test(conn_reports_confirms_and_returns),
         cmocka_unit_test(conn_discards_what_follows_a_closed_channel),
         cmocka_unit_test(conn_stops_at_a_full_inbox),
+        cmocka_unit_test(conn_closes_although_an_inbox_is_full),
         cmocka_unit_test(conn_ends_on_broken_input),
         cmocka_unit_test(conn_refuses_bodies_beyond_what_was_announced),
         cmocka_unit_test(conn_survives_random_bytes),

@@ -30,4 +30,40 @@ on_each_broker("a connection", function(connect, name)
     eventually(function() return #seen == 200 end)
     eventually(function() return assert(c:queue_info(q)).messages == 0 end)
   end)
+
+  it("that a full auto_ack inbox keeps from reading lives on, and calls and publishes are answered meanwhile", function()
+    local c = connect { heartbeat = 1, rpc_timeout = 1 }
+    local q = assert(c:queue(name "full", { durable = false }))
+    local body, go, n = ("x"):rep(1000), false, 0
+    for _ = 1, 6000 do assert(c:publish_async("", q, body)) end
+    assert(c:consume(q, { auto_ack = true }, function()
+      while not go do mx.sleep(0.01) end
+      n = n + 1
+    end))
+    local other
+    mx.spawn(function() other = c:consume(assert(c:queue(name "other", { durable = false })), function() end) end)
+    for _ = 1, 5 do                       -- beyond two heartbeats, and beyond rpc_timeout
+      mx.sleep(0.5)
+      assert(c:queue_info(q))
+      assert(c:publish("", q, body))
+    end
+    go = true
+    eventually(function() return n == 6005 and other end)
+  end)
+
+  it("keeps exclusive queues where they are consumed", function()
+    local c = connect()
+    local q = assert(c:queue(name "mine", { exclusive = true, durable = false }))
+    local own = assert(c:queue "")
+    local seen = {}
+    for _, queue in ipairs { q, own } do
+      assert(c:bind(queue, "amq.direct", queue))
+      assert(c:queue_info(queue))
+      assert(c:purge(queue))
+      assert(c:consume(queue, function(m) seen[#seen + 1] = m.queue end))
+      assert(c:publish("amq.direct", queue, "x"))
+    end
+    eventually(function() return #seen == 2 end)
+    assert(c:delete_queue(name "not there"))
+  end)
 end)
