@@ -70,6 +70,8 @@ typedef struct mx_inbox {
     uint32_t state;                 /* MX_OPENING ... of the subscription */
     uint32_t cancelled;             /* 1: by the broker (queue deleted, failover) */
     double delivered, acked, rejected, requeued;   /* counts */
+    double refused;                 /* deliveries beyond max_body and the like, which were rejected unread */
+    const char *refusal;            /* what was wrong with the latest of them */
 } mx_inbox;
 
 /* Basic properties (AMQP 0-9-1, 1.8). flags says which fields are set, in the protocol's own bits. */

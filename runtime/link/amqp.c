@@ -50,6 +50,7 @@ typedef struct consumer {
     uint32_t cancel_ticket, close_ticket, prefetch;
     uint32_t spare; /* slots beyond the prefetch: as many may be settled beyond a gap */
     int closing, no_ack;
+    char refusal[96];    /* inbox.refusal */
     mx_timer acks, gaps; /* of what is settled in order; of what lies beyond a gap */
 } consumer;
 
@@ -732,8 +733,19 @@ static void on_cancelled(mx_chan *h) {
     wake(l->link);
 }
 
-static const mx_conn_events conn_events = {on_open,        on_closed,  on_blocked,  on_reply,
-                                           on_chan_closed, on_confirm, on_returned, on_cancelled};
+static void on_refused(mx_chan *h, const char *what, uint64_t size, uint64_t limit) {
+    line *l = h->arg;
+    if (l->kind != CONSUMER) return;
+    consumer *c = consumer_of(l);
+    snprintf(c->refusal, sizeof c->refusal, "%s of %llu bytes, at most %llu are taken", what, (unsigned long long)size,
+             (unsigned long long)limit);
+    c->base.inbox.refused++;
+    c->base.inbox.refusal = c->refusal;
+    wake(l->link);
+}
+
+static const mx_conn_events conn_events = {on_open,    on_closed,   on_blocked,   on_reply,  on_chan_closed,
+                                           on_confirm, on_returned, on_cancelled, on_refused};
 
 /* ---- the read buffer: deliveries point into it until it moves or is written over ---- */
 

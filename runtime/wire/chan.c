@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include "message/props.h"
 
-/* What is being assembled. FOREIGN: no consumer of ours has it; it is assembled only to be given back. */
-enum { DELIVER = 1, RETURN, FOREIGN };
+/* What is coming in; only DELIVER is kept. FOREIGN: no consumer of ours has it, it is given back. REFUSED: it is beyond our
+ * limits, and would be for whoever reads it next with the same ones: it is rejected. */
+enum { DELIVER = 1, RETURN, FOREIGN, REFUSED };
 
 /* ---- content (4.2.6): method, header, bodies ------------------------------------------------------------------ */
 
@@ -15,8 +16,8 @@ static void keep(uint8_t to[256], amqp_bytes_t from) {
     memcpy(to + 1, from.bytes, from.len);
 }
 
-static void refuse_delivery(mx_chan *h, uint64_t tag) {
-    amqp_basic_nack_t nack = {tag, 0, 1};
+static void give_back(mx_chan *h, int requeue) {
+    amqp_basic_nack_t nack = {h->tag, 0, requeue};
     if (h->no_ack) return; /* it is settled already; to name its tag would close the channel (406) */
     mx_chan_method(h, AMQP_BASIC_NACK_METHOD, &nack);
 }
@@ -64,33 +65,46 @@ static void end_content(mx_chan *h) {
     int content = h->content;
     h->message = NULL;
     h->content = 0;
-    if (content == RETURN) {
-        mx_props props;
-        mx_span id = {0};
-        if (!mx_props_decode(mx_message_props(message), message->props_size, &props)) id = props.message_id;
-        h->conn->events->returned(h, id, (mx_span){h->exchange + 1, h->exchange[0]}, (mx_span){h->key + 1, h->key[0]});
-        mx_message_unref(message);
-    } else if (content == DELIVER && h->inbox) {
+    if (content == DELIVER && h->inbox) {
         mx_msg *m = mx_inbox_slot(h->inbox);
         mx_inbox_point(m, message);
         take_slot(h, m);
-    } else {
-        refuse_delivery(h, h->tag);
+    } else if (content != RETURN) {
         mx_message_unref(message);
+        give_back(h, content != REFUSED);
     }
+}
+
+static mx_span text(const uint8_t kept[256]) { return (mx_span){kept + 1, kept[0]}; }
+
+static void refuse(mx_chan *h, const char *what, uint64_t size, uint64_t limit) {
+    h->content = REFUSED;
+    h->conn->events->refused(h, what, size, limit);
+}
+
+/* Only its id, exchange and key tell which publish came back. */
+static void tell_return(mx_chan *h, mx_span encoded) {
+    mx_props props;
+    mx_span id = {0};
+    if (!mx_props_decode(encoded.p, encoded.n, &props)) id = props.message_id;
+    h->conn->events->returned(h, id, text(h->exchange), text(h->key));
 }
 
 static int on_header(mx_chan *h, const mx_frame *f) {
     mx_conn *c = h->conn;
+    int whole = f->size <= MX_HEADER_CAP; /* else only what lies before the properties is there */
+    mx_span props = {f->payload + 12, whole ? f->size - 12 : 0};
     if (!h->content || !h->wants_header) return mx_conn_break(c, 505, "UNEXPECTED_FRAME - header without its method");
     if (mx_get16(f->payload) != 60 || mx_get16(f->payload + 2)) return mx_conn_break(c, 501, "FRAME_ERROR - not a basic header");
-    if (mx_props_check(f->payload + 12, f->size - 12)) return mx_conn_break(c, 501, "FRAME_ERROR - broken properties");
+    if (whole && mx_props_check(props.p, props.n)) return mx_conn_break(c, 501, "FRAME_ERROR - broken properties");
     h->left = mx_get64(f->payload + 4);
-    if (h->left > c->options.max_body) return mx_conn_break(c, 501, "a message larger than max_body was delivered");
+    if (h->left > INT64_MAX) return mx_conn_break(c, 501, "FRAME_ERROR - a body of impossible size");
     h->wants_header = 0;
+    if (h->content == RETURN) tell_return(h, props);
+    else if (h->content == DELIVER && !whole) refuse(h, "headers", f->size, MX_HEADER_CAP);
+    else if (h->content == DELIVER && h->left > c->options.max_body) refuse(h, "body", h->left, c->options.max_body);
     size_t first = h->left < MX_FRAME_MAX ? h->left : MX_FRAME_MAX; /* it grows as bytes arrive */
-    h->message = mx_message_new((mx_span){h->exchange + 1, h->exchange[0]}, (mx_span){h->key + 1, h->key[0]},
-                                (mx_span){f->payload + 12, f->size - 12}, first);
+    if (h->content == DELIVER) h->message = mx_message_new(text(h->exchange), text(h->key), props, first);
     if (!h->left) end_content(h);
     return 0;
 }
@@ -99,7 +113,7 @@ static int on_body(mx_chan *h, const mx_frame *f) {
     mx_conn *c = h->conn;
     if (!h->content || h->wants_header) return mx_conn_break(c, 505, "UNEXPECTED_FRAME - body without its header");
     if (f->size > h->left) return mx_conn_break(c, 501, "FRAME_ERROR - body larger than announced");
-    h->message = mx_message_append(h->message, f->payload, f->size);
+    if (h->content == DELIVER) h->message = mx_message_append(h->message, f->payload, f->size);
     h->left -= f->size;
     if (!h->left) end_content(h);
     return 0;

@@ -10,7 +10,7 @@ struct mx_chan {
     void *arg; /* the owner's */
     uint16_t number;
     uint8_t state;
-    uint8_t content; /* what is being assembled; 0: nothing */
+    uint8_t content; /* what is coming in; 0: nothing */
     uint64_t left;   /* body bytes still to come */
     uint8_t wants_header;
     uint8_t no_ack; /* its consumer does not ack: nothing can be given back */

@@ -19,6 +19,8 @@ typedef struct mx_conn_events {
     void (*confirm)(mx_chan *c, uint64_t tag, int multiple, int nack);
     void (*returned)(mx_chan *c, mx_span id, mx_span exchange, mx_span key);
     void (*cancelled)(mx_chan *c);
+    /* a delivery with more than we take: it is read past and rejected; what: of which size is given */
+    void (*refused)(mx_chan *c, const char *what, uint64_t size, uint64_t limit);
 } mx_conn_events;
 
 typedef struct mx_conn_options {
@@ -39,6 +41,7 @@ struct mx_conn {
     uint32_t channels, next_number;
     uint32_t fed, sliced; /* number of the feed; 1: a channel has taken its slice */
     int stalled;          /* an inbox is full: the rest of the input waits */
+    uint64_t skip;        /* bytes of a header too large to be kept that are still to come */
 };
 
 mx_conn *mx_conn_new(const mx_conn_options *o, const mx_conn_events *events, void *arg); /* writes the protocol header */

@@ -430,6 +430,7 @@ local function start(c)
   local ok, e = subscribe(c)
   if not ok then return nil, e end
   c.idle, c.active, c.aside, c.stopping, c.serve = {}, 0, 0, false, nil
+  c.refused = 0
   c.Ref, c.task = Ref, shared(c)
   c.drain = function() drain(c) end
   turn.add_drain(c.drain)
@@ -516,6 +517,11 @@ end
 -- A consumer that the broker ended (its queue was deleted, say), if any: consumer, err.
 function M.lost()
   for _, c in ipairs(M.open) do
+    if c.inbox and c.inbox.refused ~= c.refused then
+      log.error("a message was rejected unread", { queue = c.queue, reason = ffi.string(c.inbox.refusal),
+                                                   count = c.inbox.refused - c.refused })
+      c.refused = c.inbox.refused
+    end
     if c.inbox and c.inbox.state == 3 and not c.stopping then
       return c, err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
         c.inbox.cancelled ~= 0 and ": the queue was deleted or moved" or ""))

@@ -34,10 +34,13 @@ static void on_returned(mx_chan *c, mx_span id, mx_span exchange, mx_span key) {
     (void)c, say("returned %.*s %.*s %.*s;", (int)id.n, id.p, (int)exchange.n, exchange.p, (int)key.n, key.p);
 }
 static void on_cancelled(mx_chan *c) { say("cancelled %u;", c->number); }
-static const mx_conn_events events = {on_open,        on_closed,  on_blocked,  on_reply,
-                                      on_chan_closed, on_confirm, on_returned, on_cancelled};
+static void on_refused(mx_chan *c, const char *what, uint64_t size, uint64_t limit) {
+    say("refused %u %s %lu %lu;", c->number, what, (unsigned long)size, (unsigned long)limit);
+}
+static const mx_conn_events events = {on_open,    on_closed,   on_blocked,   on_reply,  on_chan_closed,
+                                      on_confirm, on_returned, on_cancelled, on_refused};
 
-static uint8_t pending[1 << 20];
+static uint8_t pending[2 << 20];
 static size_t pending_n;
 
 static void feed(const void *bytes, size_t n) {
@@ -60,9 +63,15 @@ static size_t put_frame(uint8_t *b, int type, int channel, const void *payload, 
     return n + 8;
 }
 
+static void frame_with_end(int end, int type, int channel, const void *payload, size_t n) {
+    static uint8_t b[MX_HEADER_CAP + 1000];
+    put_frame(b, type, channel, payload, n);
+    b[7 + n] = (uint8_t)end;
+    feed(b, n + 8);
+}
+
 static void frame(int type, int channel, const void *payload, size_t n) {
-    static uint8_t b[300000];
-    feed(b, put_frame(b, type, channel, payload, n));
+    frame_with_end(MX_FRAME_END, type, channel, payload, n);
 }
 
 #define METHOD(channel, bytes) frame(MX_FRAME_METHOD, channel, bytes, sizeof bytes - 1)
@@ -236,16 +245,83 @@ static void chan_assembles_each_channel_by_itself(void **state) {
     }
 }
 
+#define NACK(requeue) "\x01\0\x01\0\0\0\x0d\0\x3c\0\x78\0\0\0\0\0\0\0\x07" requeue "\xce"
+
+/* A body in two frames. */
+static void deliver_in_parts(int channel, const char *tag, const char *body) {
+    size_t n = strlen(body);
+    uint8_t method[] = DELIVER, header[] = "\0\x3c\0\0\0\0\0\0\0\0\0\0\x10\0\x02";
+    memcpy(method + 5, tag, 3);
+    mx_put64(header + 4, n);
+    frame(MX_FRAME_METHOD, channel, method, sizeof method - 1);
+    frame(MX_FRAME_HEADER, channel, header, 15);
+    frame(MX_FRAME_BODY, channel, body, 2);
+    frame(MX_FRAME_BODY, channel, body + 2, n - 2);
+}
+
 static void chan_holds_bodies_to_max_body(void **state) {
     (void)state;
     EACH_WAY {
         setup(5);
-        open_consumer(16);
+        mx_chan *c = open_consumer(16);
+        size_t before = mx_message_bytes();
+        deliver(1, "123456"); /* rejected for good: it would come back for ever */
+        assert_answer(NACK("\0"));
+        deliver_in_parts(1, "tag", "1234567");
+        assert_string_equal(said, "refused 1 body 6 5;refused 1 body 7 5;");
+        assert_int_equal(mx_message_bytes(), before);
         deliver(1, "12345");
         assert_int_equal(inbox.tail, 1);
+        conn->out.off = conn->out.len;
+        c->no_ack = 1; /* there is nothing to reject */
         deliver(1, "123456");
+        assert_int_equal(mx_buffer_pending(&conn->out), 0);
+        c->no_ack = 0;
+        deliver_in_parts(1, "xxx", "123456"); /* nobody's: somebody with other limits may want it */
+        assert_answer(NACK("\x02"));
         assert_int_equal(inbox.tail, 1);
-        assert_non_null(strstr(said, "max_body"));
+        assert_true(mx_conn_is_open(conn));
+        teardown();
+    }
+}
+
+static void chan_reads_past_headers_that_are_too_large(void **state) {
+    static uint8_t huge[MX_HEADER_CAP + 100];
+    (void)state;
+    memcpy(huge, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\x20\0", 14);
+    mx_put32(huge + 14, sizeof huge - 18);
+    EACH_WAY {
+        setup(1 << 20);
+        open_consumer(16);
+        METHOD(1, DELIVER);
+        frame(MX_FRAME_HEADER, 1, huge, sizeof huge);
+        frame(MX_FRAME_BODY, 1, "ab", 2);
+        assert_string_equal(said, "refused 1 headers 1048676 1048576;");
+        assert_answer(NACK("\0"));
+        deliver(1, "next");
+        assert_int_equal(inbox.tail, 1);
+        METHOD(1, DELIVER);
+        frame_with_end(0, MX_FRAME_HEADER, 1, huge, sizeof huge);
+        assert_non_null(strstr(said, "closed -5 501"));
+        teardown();
+    }
+}
+
+static void chan_tells_of_a_return_however_large_it_is(void **state) {
+    (void)state;
+    EACH_WAY {
+        setup(5);
+        open_channel();
+        size_t before = mx_message_bytes();
+        METHOD(1, "\0\x3c\0\x32\x01\x38\x08NO_ROUTE\x02"
+                  "ex\x01k");
+        HEADER(1, "\0\x3c\0\0\0\0\0\0\0\0\0\x08\0\x80\x02id");
+        frame(MX_FRAME_BODY, 1, "1234", 4);
+        assert_int_equal(mx_message_bytes(), before);
+        frame(MX_FRAME_BODY, 1, "5678", 4);
+        METHOD(1, "\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0");
+        assert_string_equal(said, "returned id ex k;confirm 1 0 0;");
+        assert_int_equal(mx_buffer_pending(&conn->out), 0);
         teardown();
     }
 }
@@ -404,6 +480,8 @@ int main(void) {
         cmocka_unit_test(chan_points_into_the_buffer_when_all_is_there),
         cmocka_unit_test(chan_assembles_each_channel_by_itself),
         cmocka_unit_test(chan_holds_bodies_to_max_body),
+        cmocka_unit_test(chan_reads_past_headers_that_are_too_large),
+        cmocka_unit_test(chan_tells_of_a_return_however_large_it_is),
         cmocka_unit_test(chan_allocates_as_bytes_arrive),
         cmocka_unit_test(chan_ends_the_connection_on_broken_content),
         cmocka_unit_test(chan_gives_back_what_is_for_nobody),

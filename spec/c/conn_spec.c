@@ -34,8 +34,11 @@ static void on_returned(mx_chan *c, mx_span id, mx_span exchange, mx_span key) {
     (void)c, say("returned %.*s %.*s %.*s;", (int)id.n, id.p, (int)exchange.n, exchange.p, (int)key.n, key.p);
 }
 static void on_cancelled(mx_chan *c) { say("cancelled %u;", c->number); }
-static const mx_conn_events events = {on_open,        on_closed,  on_blocked,  on_reply,
-                                      on_chan_closed, on_confirm, on_returned, on_cancelled};
+static void on_refused(mx_chan *c, const char *what, uint64_t size, uint64_t limit) {
+    say("refused %u %s %lu %lu;", c->number, what, (unsigned long)size, (unsigned long)limit);
+}
+static const mx_conn_events events = {on_open,    on_closed,   on_blocked,   on_reply,  on_chan_closed,
+                                      on_confirm, on_returned, on_cancelled, on_refused};
 
 static uint8_t pending[600000];
 static size_t pending_n;
