@@ -166,10 +166,11 @@ double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const c
                   size_t size, const mx_props *props, int flags, double timeout);
 const char *mx_pub_refusal(void);                       /* the text of the last negative answer of mx_publish */
 int mx_receipt_state(mx_pub *p, double seq);            /* MX_PENDING ... */
-int mx_receipt_watch(mx_pub *p, double seq, uint32_t ticket);   /* the ticket already watching, or 0: posted when it ends */
+void mx_receipt_watch(mx_pub *p, double seq, uint32_t ticket);  /* posted when it has ended; at once if it has */
 double mx_pub_failure(const mx_pub *p, double after);   /* the first publish behind after that is known to have failed, 0: none */
 size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to);       /* the message id made for it; its size, at most 64 */
-int mx_pub_watch(mx_pub *p, uint32_t ticket);           /* posted when the window has room or the channel closes */
+/* Of a full window: posted when a quarter of it is free again, or the channel closes; when it is not full, at once. */
+void mx_pub_watch(mx_pub *p, uint32_t ticket);
 
 /* ---- the process ------------------------------------------------------------------------------------------- */
 

@@ -460,9 +460,7 @@ static void release_window(publisher *p) {
     if (!p->held) return;
     p->held = 0;
     p->base.confirm.pub.window = p->window;
-    uint32_t ticket = p->base.confirm.watcher;
-    p->base.confirm.watcher = 0;
-    mx_wait_post(waits(p->line.link), ticket, 0, NULL);
+    mx_confirm_post_room(&p->base.confirm);
     wake(p->line.link);
 }
 

