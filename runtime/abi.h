@@ -31,7 +31,6 @@ typedef struct mx_post {
 
 typedef struct mx_waits {
     uint32_t head, tail, mask;      /* Lua takes posts at head */
-    uint32_t live;                  /* tickets given out and not yet posted or dropped */
     mx_post *post;
 } mx_waits;
 

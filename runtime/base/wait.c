@@ -4,33 +4,28 @@
 #include <string.h>
 #include "base/clock.h"
 
-enum { GENERATION_BITS = 10, MAX_SEATS = 1 << (32 - GENERATION_BITS), NOBODY = UINT32_MAX };
+enum { SEATS_MIN = 64, SEATS_MAX = 1 << 30 };
 
 struct mx_waiting {
     mx_timer timer;
     mx_waitroom *room;
-    uint32_t seat, generation;
-    uint32_t next_free;
-    int taken;
+    mx_waiting *next; /* free ones */
+    uint32_t ticket;
 };
 
-static uint32_t number(const mx_waiting *s) { return s->seat << GENERATION_BITS | s->generation; }
+static mx_waiting **seat(const mx_waitroom *w, uint32_t ticket) { return &w->seat[ticket & (w->seats - 1)]; }
 
-static mx_waiting *find(mx_waitroom *w, uint32_t ticket) {
-    uint32_t seat = ticket >> GENERATION_BITS;
-    if (!ticket || seat >= w->seats) return NULL;
-    mx_waiting *s = w->seat[seat];
-    return s->taken && number(s) == ticket ? s : NULL;
+static mx_waiting *find(const mx_waitroom *w, uint32_t ticket) {
+    mx_waiting *s = *seat(w, ticket);
+    return s && s->ticket == ticket ? s : NULL;
 }
 
 static void leave(mx_waitroom *w, mx_waiting *s) {
     mx_timer_stop(w->timers, &s->timer);
-    s->taken = 0;
-    /* generation 0 is skipped so that no ticket is 0 */
-    s->generation = s->generation + 1 == 1u << GENERATION_BITS ? 1 : s->generation + 1;
-    s->next_free = w->free_seat;
-    w->free_seat = s->seat;
-    w->pub.live--;
+    *seat(w, s->ticket) = NULL;
+    s->next = w->free;
+    w->free = s;
+    w->live--;
 }
 
 static void post(mx_waits *w, mx_post p) {
@@ -50,50 +45,59 @@ static void post(mx_waits *w, mx_post p) {
 static void on_deadline(mx_timer *t, void *arg) {
     mx_waiting *s = arg;
     (void)t;
-    mx_wait_post(&s->room->pub, number(s), MX_ETIMEOUT, NULL);
+    mx_wait_post(&s->room->pub, s->ticket, MX_ETIMEOUT, NULL);
 }
 
-static mx_waiting *sit(mx_waitroom *w) {
-    if (w->free_seat != NOBODY) {
-        mx_waiting *s = w->seat[w->free_seat];
-        w->free_seat = s->next_free;
+/* Tickets with seats of their own among few have seats of their own among many. */
+static void grow(mx_waitroom *w) {
+    uint32_t n = w->seats;
+    mx_waiting **few = w->seat;
+    if (n == SEATS_MAX) abort(); /* memory ends long before */
+    w->seats = 2 * n;
+    w->seat = mx_zalloc(w->seats * sizeof *w->seat);
+    for (uint32_t i = 0; i < n; i++)
+        if (few[i]) *seat(w, few[i]->ticket) = few[i];
+    free(few);
+}
+
+static mx_waiting *new_waiting(mx_waitroom *w) {
+    mx_waiting *s = w->free;
+    if (s) {
+        w->free = s->next;
         return s;
     }
-    if (w->seats == MAX_SEATS) abort(); /* four million waits at once: memory ends long before */
-    if ((w->seats & (w->seats - 1)) == 0) w->seat = mx_realloc(w->seat, (w->seats ? 2 * w->seats : 1) * sizeof *w->seat);
-    mx_waiting *s = mx_zalloc(sizeof *s);
+    s = mx_zalloc(sizeof *s);
     s->room = w;
-    s->seat = w->seats;
-    s->generation = 1;
     s->timer.fire = on_deadline;
     s->timer.arg = s;
-    w->seat[w->seats++] = s;
     return s;
 }
 
 void mx_waits_init(mx_waitroom *w, mx_timers *timers) {
-    *w = (mx_waitroom){.timers = timers, .free_seat = NOBODY};
+    *w = (mx_waitroom){.timers = timers, .seats = SEATS_MIN, .seat = mx_zalloc(SEATS_MIN * sizeof *w->seat)};
     w->pub.mask = 63;
     w->pub.post = mx_zalloc(64 * sizeof *w->pub.post);
 }
 
 void mx_waits_fini(mx_waitroom *w) {
     for (; w->pub.head != w->pub.tail; w->pub.head++) mx_reply_free(w->pub.post[w->pub.head & w->pub.mask].reply);
-    for (uint32_t i = 0; i < w->seats; i++) {
-        mx_timer_stop(w->timers, &w->seat[i]->timer);
-        free(w->seat[i]);
-    }
+    for (uint32_t i = 0; i < w->seats; i++)
+        if (w->seat[i]) leave(w, w->seat[i]);
+    for (mx_waiting *s; (s = w->free); free(s)) w->free = s->next;
     free(w->seat);
     free(w->pub.post);
 }
 
 MX_EXPORT uint32_t mx_wait_new(mx_waits *pub, double timeout) {
     mx_waitroom *w = (mx_waitroom *)pub;
-    mx_waiting *s = sit(w);
-    s->taken = 1;
-    pub->live++;
+    if (w->live >= w->seats / 4 * 3) grow(w);
+    do w->latest++;
+    while (!w->latest || *seat(w, w->latest));
+    mx_waiting *s = *seat(w, w->latest) = new_waiting(w);
+    s->ticket = w->latest;
+    w->live++;
     if (timeout >= 0) mx_timer_set(w->timers, &s->timer, mx_clock_us() + (uint64_t)(timeout < 1e9 ? timeout * 1e6 : 1e15));
-    return number(s);
+    return s->ticket;
 }
 
 MX_EXPORT void mx_wait_drop(mx_waits *pub, uint32_t ticket) {

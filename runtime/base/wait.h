@@ -1,7 +1,8 @@
 /* wait.h - tickets: somebody waits for one, an event or its deadline posts it, never both.
  *
- * Design: a ticket is a slot number and a generation, so that an answer that comes after the deadline finds a
- * stale number and is dropped. Posts collect in a ring that Lua empties once a turn. */
+ * Design: tickets are counted, and each sits at its number modulo the seats; a number whose seat is taken is passed over.
+ * So an answer that comes after the deadline finds nobody of its number and is dropped: a number comes again only after
+ * billions of others. Posts collect in a ring that Lua empties once a turn. */
 #ifndef MX_WAIT_H
 #define MX_WAIT_H
 #include "base/mx.h"
@@ -11,8 +12,8 @@ typedef struct mx_waiting mx_waiting;
 typedef struct mx_waitroom {
     mx_waits pub; /* first: what Lua sees */
     mx_timers *timers;
-    mx_waiting **seat;
-    uint32_t seats, free_seat;
+    mx_waiting **seat, *free;
+    uint32_t seats, live, latest; /* seats: a power of two; live: how many are taken; latest: ticket given out */
 } mx_waitroom;
 
 void mx_waits_init(mx_waitroom *w, mx_timers *timers);

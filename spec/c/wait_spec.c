@@ -37,7 +37,7 @@ static void a_ticket_is_posted_once(void **state) {
     assert_int_equal(p.reply->reply_code, 404);
     assert_string_equal(p.reply->text, "text");
     mx_reply_free(p.reply);
-    assert_int_equal(room.pub.live, 0);
+    assert_int_equal(room.live, 0);
 }
 
 static void a_deadline_posts_timeout_and_makes_the_answer_stale(void **state) {
@@ -71,16 +71,44 @@ static void posts_grow_without_losing_one(void **state) {
     }
 }
 
-static void a_reused_seat_has_another_number(void **state) {
+static void a_number_does_not_come_again(void **state) {
     (void)state;
-    uint32_t a = mx_wait_new(&room.pub, -1);
-    mx_wait_drop(&room.pub, a);
-    for (int i = 0; i < 1023; i++) {
-        uint32_t b = mx_wait_new(&room.pub, -1);
-        if (i < 1022) assert_int_not_equal(a, b);
-        assert_int_not_equal(b, 0);
-        mx_wait_drop(&room.pub, b);
+    uint32_t first = mx_wait_new(&room.pub, -1), kept = mx_wait_new(&room.pub, -1);
+    mx_wait_drop(&room.pub, first);
+    for (uint32_t i = 0; i < 1u << 23; i++) {
+        uint32_t t = mx_wait_new(&room.pub, -1);
+        if (!t || t == first || t == kept) fail_msg("ticket %u again after %u", t, i);
+        mx_wait_drop(&room.pub, t);
     }
+    mx_wait_post(&room.pub, kept, 0, NULL);
+    assert_int_equal(take().ticket, kept);
+    assert_int_equal(room.seats, 64);
+}
+
+static void numbers_may_wrap(void **state) {
+    (void)state;
+    uint32_t t[100];
+    room.latest = UINT32_MAX - 50;
+    for (int i = 0; i < 100; i++) assert_int_not_equal(t[i] = mx_wait_new(&room.pub, -1), 0);
+    for (int i = 0; i < 100; i++) mx_wait_post(&room.pub, t[i], 0, NULL);
+    for (int i = 0; i < 100; i++) assert_int_equal(take().ticket, t[i]);
+    mx_wait_post(&room.pub, 0, 0, NULL);
+    assert_int_equal(room.pub.head, room.pub.tail);
+}
+
+/* Old ones keep their seats while new ones come and go around them, and while the room grows. */
+static void many_waits_are_told_apart(void **state) {
+    enum { KEPT = 20000 };
+    static uint32_t kept[KEPT];
+    (void)state;
+    for (int i = 0; i < KEPT; i++) {
+        kept[i] = mx_wait_new(&room.pub, -1);
+        for (int k = 0; k < i % 5; k++) mx_wait_drop(&room.pub, mx_wait_new(&room.pub, -1));
+    }
+    assert_int_equal(room.live, KEPT);
+    for (int i = 0; i < KEPT; i++) mx_wait_post(&room.pub, kept[i], 0, NULL);
+    for (int i = 0; i < KEPT; i++) assert_int_equal(take().ticket, kept[i]);
+    assert_int_equal(room.live, 0);
 }
 
 int main(void) {
@@ -89,7 +117,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_deadline_posts_timeout_and_makes_the_answer_stale, before, after),
         cmocka_unit_test_setup_teardown(a_dropped_ticket_is_never_posted, before, after),
         cmocka_unit_test_setup_teardown(posts_grow_without_losing_one, before, after),
-        cmocka_unit_test_setup_teardown(a_reused_seat_has_another_number, before, after),
+        cmocka_unit_test_setup_teardown(a_number_does_not_come_again, before, after),
+        cmocka_unit_test_setup_teardown(numbers_may_wrap, before, after),
+        cmocka_unit_test_setup_teardown(many_waits_are_told_apart, before, after),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
