@@ -1,4 +1,5 @@
-/* stream.h - bytes to and from a broker; tcp fills it. The owner gets events on the loop, never from within a call. */
+/* stream.h - bytes to and from a broker; tcp fills it. The owner gets events on the loop, never from within a call; only
+ * gone may come from within mx_stream_close. */
 #ifndef MX_STREAM_H
 #define MX_STREAM_H
 #include <uv.h>

@@ -13,7 +13,7 @@ struct mx_stream {
     mx_buffer rest; /* being written */
     const mx_stream_events *events;
     void *arg;
-    int timeout_ms;
+    int timeout_ms, refused; /* refused: why the name was not even looked up, 0: it was */
     int resolving, has_tcp, writing, reading, up, down, closing;
 };
 
@@ -125,6 +125,21 @@ static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) 
     else try_address(s);
 }
 
+/* The owner is told from the loop, as of every end. */
+static void on_refused(uv_handle_t *h) {
+    mx_stream *s = h->data;
+    s->has_tcp = 0;
+    if (s->closing) finish(s);
+    else tell_down(s, uv_strerror(s->refused));
+}
+
+static void refuse(mx_stream *s, uv_loop_t *loop) {
+    uv_tcp_init(loop, &s->tcp);
+    s->tcp.data = s;
+    s->has_tcp = 1;
+    uv_close((uv_handle_t *)&s->tcp, on_refused);
+}
+
 mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e,
                        void *arg) {
     mx_stream *s = mx_zalloc(sizeof *s);
@@ -133,7 +148,9 @@ mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int 
     s->arg = arg;
     s->timeout_ms = timeout_ms;
     s->resolve.data = s;
-    s->resolving = !uv_getaddrinfo(loop, &s->resolve, on_resolved, host, port, &hints);
+    s->refused = uv_getaddrinfo(loop, &s->resolve, on_resolved, host, port, &hints);
+    s->resolving = !s->refused;
+    if (s->refused) refuse(s, loop);
     return s;
 }
 
