@@ -506,6 +506,9 @@ static int reopen_pub(mx_pub *pub, uint32_t ticket) {
     }
     drop_line(&p->line);
     release_window(p);
+    free(pub->error);
+    pub->error = NULL;
+    pub->reply_code = 0;
     start_pub(p, a, ticket);
     return 0;
 }
@@ -887,9 +890,14 @@ static void release(amqp *a) {
     free(a);
 }
 
+/* Also what lies beyond a gap: nobody will hear of it later. */
 static void settle_all(amqp *a) {
-    for (line *l = a->lines; l; l = l->next)
-        if (l->kind == CONSUMER) settle_now(consumer_of(l));
+    for (line *l = a->lines; l; l = l->next) {
+        if (l->kind != CONSUMER) continue;
+        consumer *c = consumer_of(l);
+        settle_now(c);
+        mx_inbox_settle_gaps(&c->base.inbox, UINT32_MAX, settles(c), l->chan);
+    }
 }
 
 static void close_link(mx_link *link, uint32_t ticket) {

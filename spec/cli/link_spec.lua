@@ -36,3 +36,30 @@ describe("a message above max_body", function()
     assert.equal(0, code)
   end)
 end)
+
+describe("leaving at the second signal", function()
+  it("acks what was settled behind a handler that never ended", function()
+    local text = run("-u " .. AMQP, [[
+      require('ffi').cdef 'int getpid(void); int kill(int, int);'
+      local C = require('ffi').C
+      local q = assert(mx.queue("spec-second-signal", { durable = false }))
+      mx.purge(q)
+      assert(mx.consume(q, { concurrency = 3, prefetch = 3 }, function(m)
+        if m.body == "1" then mx.sleep(60) end
+        mx.stop()
+        mx.sleep(0.12)                    -- the consumer is cancelled by then; gaps are acked every 50 ms
+        C.kill(C.getpid(), 15)
+        C.kill(C.getpid(), 2)
+      end))
+      for i = 1, 2 do assert(mx.publish("", q, tostring(i))) end
+      mx.sleep(60)
+    ]])
+    assert.matches("second signal: leaving now", text)
+    local left = run("-u " .. AMQP, [[
+      assert(mx.queue("spec-second-signal", { durable = false }))
+      print(mx.queue_info("spec-second-signal").messages)
+      mx.delete_queue "spec-second-signal"
+    ]])
+    assert.equal("1\n", left)
+  end)
+end)

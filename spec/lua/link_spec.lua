@@ -66,4 +66,39 @@ on_each_broker("a connection", function(connect, name)
     eventually(function() return #seen == 2 end)
     assert(c:delete_queue(name "not there"))
   end)
+
+  it("closes a consumer whose first handler never ends, and what others settled behind it does not come again", function()
+    local c = connect()
+    local q = assert(c:queue(name "closing", { durable = false }))
+    for i = 1, 9 do assert(c:publish("", q, tostring(i))) end
+    local n = 0
+    local consumer = assert(c:consume(q, { concurrency = 9, prefetch = 9 }, function(m)
+      if m.body == "1" then mx.sleep(60) end
+      n = n + 1
+    end))
+    eventually(function() return n == 8 end)
+    assert.is_nil((consumer:stop(0)))
+    local again = {}
+    assert(c:consume(q, function(m) again[#again + 1] = m.body end))
+    eventually(function() return #again > 0 end)
+    mx.sleep(0.1)
+    assert.same({ "1" }, again)
+  end)
+end)
+
+local amqp = os.getenv "MXRUN_SPEC_AMQP"
+if not amqp then return end
+
+describe("a publisher on RabbitMQ", function()
+  it("keeps the reason why its channel closed only until it is open again", function()
+    local c = assert(mx.connect { url = amqp })
+    local p = c:publisher()
+    local _, e = c:publish("spec.no.such.exchange", "k", "x")
+    assert.equal(404, e.reply_code)
+    assert.is_true(p.pub.error ~= nil)
+    assert(c:publish("amq.direct", "", "x", { mandatory = false }))
+    assert.is_true(p.pub.error == nil)
+    assert.equal(0, p.pub.reply_code)
+    c:close()
+  end)
 end)
