@@ -43,15 +43,15 @@ static int is_for_lua(const mx_worker *w) {
 /* One slice: what came in, what Lua makes of it, what goes out. Not 0: there is more to do. */
 static int slice(mx_worker *w) {
     w->due = 0;
-    int more = fill(w), leave = 0;
+    int more = fill(w);
     if (is_for_lua(w)) {
         w->runtime.news = 0;
         w->runtime.turn.again = 0;
-        leave = w->turn(w->turn_arg);
+        w->leaving = w->turn(w->turn_arg);
     }
     flush(w);
-    if (leave) uv_stop(&w->loop);
-    return !leave && (more || w->due || w->runtime.turn.again);
+    if (w->leaving) uv_stop(&w->loop);
+    return more || w->due || w->runtime.turn.again;
 }
 
 static void keep_awake(mx_worker *w, int on) {
@@ -75,7 +75,7 @@ static void on_check(uv_check_t *h) {
         more = slice(w);
         now = mx_clock_us();
         more |= run_timers(w, now);
-    } while (more && now - start < DRAIN_US);
+    } while (more && !w->leaving && now - start < DRAIN_US);
     mx_hist_add(w->runtime.turn.lag, now - start, 1);
     keep_awake(w, more);
 }
@@ -155,6 +155,7 @@ static void on_walk(uv_handle_t *h, void *arg) {
 
 void mx_worker_fini(mx_worker *w) {
     w->turn = nothing;
+    w->leaving = 0;
     for (mx_link_base *l = w->runtime.links, *next; l; l = next) {
         next = l->next;
         l->ops->close(&l->pub, 0);

@@ -16,11 +16,12 @@ typedef struct mx_worker {
     int alarm_fd;
     uint64_t alarm_us;      /* what it is set to */
     int due;                /* a turn is wanted */
+    int leaving;            /* turn said so: it is not called again */
     int (*turn)(void *arg); /* the script's turn; not 0: leave the loop */
     void *turn_arg;
 } mx_worker;
 
-int mx_worker_init(mx_worker *w); /* 0 or MX_EINTERNAL with errno set */
-void mx_worker_run(mx_worker *w); /* until turn answers otherwise than 0; then closes every link */
-void mx_worker_fini(mx_worker *w);
+int mx_worker_init(mx_worker *w);  /* 0 or MX_EINTERNAL with errno set */
+void mx_worker_run(mx_worker *w);  /* until turn answers otherwise than 0 */
+void mx_worker_fini(mx_worker *w); /* closes every link first */
 #endif

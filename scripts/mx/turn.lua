@@ -169,7 +169,9 @@ end
 
 function M.turn()
   M.before()
+  if t.stop ~= 0 then return end        -- left without a drain: no task runs any more
   take_posts()
+  if t.stop ~= 0 then return end
   run_ready()
   for i = #drains, 1, -1 do
     local drain = drains[i]

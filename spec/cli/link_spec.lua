@@ -62,4 +62,26 @@ describe("leaving at the second signal", function()
     ]])
     assert.equal("1\n", left)
   end)
+
+  it("runs nothing of the script any more", function()
+    local text, code = run("-u mem://", [[
+      require('ffi').cdef 'int getpid(void); int kill(int, int);'
+      local C = require('ffi').C
+      assert(mx.queue "q")
+      assert(mx.consume("q", function()
+        for _ = 1, 10 do mx.spawn(function() while pcall(mx.sleep, 0) do io.stderr:write "tick\n" end end) end
+        mx.stop()
+        mx.sleep(0.05)
+        C.kill(C.getpid(), 15)
+        C.kill(C.getpid(), 2)
+        while true do
+          mx.sleep(0)
+          io.stderr:write "tick\n"
+        end
+      end))
+      assert(mx.publish("", "q", "x"))
+    ]])
+    assert.equal(4, code)
+    assert.matches("tick\n[^\n]*second signal: leaving now[^\n]*\n$", text:sub(-200))
+  end)
 end)
