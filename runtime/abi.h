@@ -132,8 +132,9 @@ typedef struct mx_runtime mx_runtime;
 /* The link is the caller's until mx_link_close; the ticket is posted once it is open or has failed (reply says why). */
 mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 void mx_link_close(mx_link *l, uint32_t ticket);     /* orderly; posted when nothing of it is left */
-/* 0: queued, the ticket will be posted; negative: refused here, nothing was queued. */
+/* 0: queued, the ticket will be posted; negative: refused here, nothing was queued (mx_refusal says why). */
 int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket);
+const char *mx_refusal(void);                        /* the text of the last negative answer of mx_link_call, mx_publish */
 
 /* The inbox lives until its ticket of mx_inbox_close is posted. */
 mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t ticket);
@@ -158,12 +159,11 @@ typedef struct mx_pub {
 mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket);
 int mx_pub_reopen(mx_pub *p, uint32_t ticket);          /* a new channel after the broker closed the old one */
 void mx_pub_close(mx_pub *p, uint32_t ticket);          /* pending publishes end as lost; freed when posted */
-/* The sequence number; or negative: MX_EAGAIN window full, MX_ECLOSED, MX_EVALIDATION (mx_pub_refusal says why).
+/* The sequence number; or negative: MX_EAGAIN window full, MX_ECLOSED, MX_EVALIDATION (mx_refusal says why).
  * props NULL: delivery mode 2 (MX_TRANSIENT: 1); a missing message id is made. timeout 0: the publisher's. */
 enum { MX_MANDATORY = 1, MX_TRANSIENT = 2 };
 double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const char *key, size_t key_size, const void *body,
                   size_t size, const mx_props *props, int flags, double timeout);
-const char *mx_pub_refusal(void);                       /* the text of the last negative answer of mx_publish */
 int mx_receipt_state(mx_pub *p, double seq);            /* MX_PENDING ... */
 void mx_receipt_watch(mx_pub *p, double seq, uint32_t ticket);  /* posted when it has ended; at once if it has */
 double mx_pub_failure(const mx_pub *p, double after);   /* the first publish behind after that is known to have failed, 0: none */
@@ -173,7 +173,6 @@ void mx_pub_watch(mx_pub *p, uint32_t ticket);
 
 /* ---- the process ------------------------------------------------------------------------------------------- */
 
-enum { MX_HIST_CONFIRM, MX_HIST_LAG };
 typedef struct mx_hist mx_hist;
 mx_hist *mx_hist_new(void);                             /* 1 us to 1 h, 3 significant digits */
 void mx_hist_free(mx_hist *h);
@@ -192,7 +191,6 @@ typedef struct mx_turn {
     uint32_t signals;               /* how many SIGTERM and SIGINT came */
     mx_waits *waits;
     mx_hist *confirm, *lag;
-    double published, delivered;
 } mx_turn;
 
 double mx_now(void);                                    /* monotonic, never cached */

@@ -47,7 +47,7 @@ typedef struct line { /* a channel and what runs on it, one request after the ot
 typedef struct consumer {
     mx_consumer base; /* first */
     line line;
-    uint32_t cancel_ticket, close_ticket, prefetch;
+    uint32_t close_ticket, prefetch;
     uint32_t spare; /* slots beyond the prefetch: as many may be settled beyond a gap */
     int closing, no_ack;
     char refusal[96];    /* inbox.refusal */
@@ -288,7 +288,6 @@ static void free_consumer(consumer *c) {
     mx_timer_stop(timers(a), &c->gaps);
     drop_line(&c->line);
     mx_inbox_fini(&c->base.inbox);
-    post_done(a, c->cancel_ticket);
     post_done(a, c->close_ticket);
     free(c);
 }
@@ -338,7 +337,7 @@ static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t tick
     c->no_ack = (o->flags & MX_F_NO_ACK) != 0;
     add_line(&c->line, CONSUMER, a);
     int code = check_consume(o);
-    if (code) return fail_consume(c, ticket, code, mx_pub_refusal());
+    if (code) return fail_consume(c, ticket, code, mx_refusal());
     open_channel(&c->line);
     mx_chan *h = c->line.chan;
     if (!h) return fail_consume(c, ticket, MX_ECHANNEL, why_no_channel(a));
@@ -353,7 +352,7 @@ static mx_inbox *start_consume(mx_link *link, const mx_consume *o, uint32_t tick
                               0, args.table};
     ask(&c->line, AMQP_BASIC_QOS_METHOD, &qos, 0);
     code = ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket);
-    if (code) post(a, ticket, code, 0, mx_pub_refusal());
+    if (code) post(a, ticket, code, 0, mx_refusal());
     drop_arguments(&args);
     return ib;
 }

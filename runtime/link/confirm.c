@@ -27,7 +27,6 @@ typedef struct extra {
 
 struct mx_pending {
     extra *extra;
-    double late; /* settlements that came after the deadline */
     entry slot[];
 };
 
@@ -202,10 +201,7 @@ static void end_through(mx_confirm *c, uint64_t last, int state) {
             continue;
         }
         if (!e->state) end(c, seq, state, &r);
-        else {
-            c->early--;
-            c->ring->late += e->state == MX_TIMED_OUT && state != MX_LOST;
-        }
+        else c->early--;
         if (e->state != MX_CONFIRMED) list(c, seq, e->state);
     }
     record(c, &r);
@@ -269,11 +265,7 @@ double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t i
 }
 
 /* A settlement for something that has ended: late when its deadline came first, wrong otherwise. */
-static int again(mx_confirm *c, int state, int listed) {
-    if (state != MX_TIMED_OUT && !(listed && state == MX_LOST)) return MX_EVALIDATION;
-    c->ring->late++;
-    return 0;
-}
+static int again(int state, int listed) { return state == MX_TIMED_OUT || (listed && state == MX_LOST) ? 0 : MX_EVALIDATION; }
 
 int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack) {
     uint64_t base = (uint64_t)c->base, seq = base + tag;
@@ -283,8 +275,8 @@ int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack) {
         end_through(c, published(c), state);
         return 0;
     }
-    if (seq <= settled(c)) return again(c, past(c, seq), 1);
-    if (at(c, seq)->state && (!multiple || at(c, seq)->state != MX_TIMED_OUT)) return again(c, at(c, seq)->state, 0);
+    if (seq <= settled(c)) return again(past(c, seq), 1);
+    if (at(c, seq)->state && (!multiple || at(c, seq)->state != MX_TIMED_OUT)) return again(at(c, seq)->state, 0);
     if (multiple) {
         end_through(c, seq, state);
         return 0;

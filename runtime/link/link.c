@@ -14,7 +14,7 @@ int mx_refuse(int code, const char *format, ...) {
     return code;
 }
 
-MX_EXPORT const char *mx_pub_refusal(void) { return refusal; }
+MX_EXPORT const char *mx_refusal(void) { return refusal; }
 
 void mx_link_attach(mx_runtime *r, mx_link_base *l) {
     l->runtime = r;

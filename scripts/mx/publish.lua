@@ -162,7 +162,7 @@ local function slow(self, seq, r)
     elseif seq == EAGAIN then
       ok, e = room(self, due)
     else
-      e = err.of_code(seq, "publish", "publish: " .. ffi.string(C.mx_pub_refusal()))
+      e = err.of_code(seq, "publish", "publish: " .. ffi.string(C.mx_refusal()))
     end
     if not ok then return nil, e end
     if self.pub then

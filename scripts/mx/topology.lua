@@ -33,7 +33,7 @@ local function call(conn, op, request, what)
   local code = C.mx_link_call(link, c, ticket)
   if code < 0 then
     C.mx_wait_drop(turn.waits, ticket)
-    return nil, err.of_code(code, "declare", what .. ": " .. ffi.string(C.mx_pub_refusal()))
+    return nil, err.of_code(code, "declare", what .. ": " .. ffi.string(C.mx_refusal()))
   end
   local _, reply = turn.await(ticket)
   if reply and reply.code < 0 then return nil, err.of_reply("declare", reply, what) end

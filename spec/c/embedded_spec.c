@@ -360,9 +360,9 @@ static void embedded_refuses_what_amqp_cannot_carry(void **st) {
     memset(body, 'b', sizeof body);
     key[256] = body[1001] = 0;
     assert_true(publish(key, "x") == MX_EVALIDATION);
-    assert_string_equal(mx_pub_refusal(), "routing key is 256 bytes, at most 255");
+    assert_string_equal(mx_refusal(), "routing key is 256 bytes, at most 255");
     assert_true(publish("q", body) == MX_EVALIDATION);
-    assert_string_equal(mx_pub_refusal(), "body is 1001 bytes, at most 1000");
+    assert_string_equal(mx_refusal(), "body is 1001 bytes, at most 1000");
     assert_true(p->seq == 0);
 }
 
