@@ -40,7 +40,7 @@ void mx_reply_free(mx_reply *r);
 
 /* ---- deliveries -------------------------------------------------------------------------------------------- */
 
-enum { MX_UNSETTLED, MX_ACK, MX_REJECT, MX_REQUEUE, MX_FORGET };   /* FORGET: nothing goes to the broker */
+enum { MX_UNSETTLED, MX_ACK, MX_REJECT, MX_REQUEUE };
 
 typedef struct mx_message mx_message;
 

@@ -66,7 +66,7 @@ static void send(mx_inbox *ib, const mx_msg *m, const mx_settle *to, void *arg) 
     } else if (m->verdict == MX_REJECT) {
         ib->rejected++;
         to->reject(arg, m->tag, 0);
-    } else if (m->verdict == MX_REQUEUE) {
+    } else {
         ib->requeued++;
         to->reject(arg, m->tag, 1);
     }
@@ -81,7 +81,7 @@ uint32_t mx_inbox_settle(mx_inbox *ib, const mx_settle *to, void *arg) {
         if (m->verdict == MX_ACK) {
             /* one that was sent out of order may stand in a run, but never be named again */
             if (!m->sent) last = m->tag, run++;
-        } else if (m->verdict != MX_FORGET && !m->sent) {
+        } else if (!m->sent) {
             if (run) to->ack(arg, last, run > 1);
             acked += run;
             run = 0;

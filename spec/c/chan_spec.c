@@ -219,7 +219,7 @@ static void chan_points_into_the_buffer_when_all_is_there(void **state) {
     assert_int_equal(inbox.tail, 2);
     assert_non_null(mx_inbox_at(&inbox, 1)->own);
     inbox.head = inbox.tail;
-    for (uint32_t i = 0; i < inbox.tail; i++) mx_inbox_at(&inbox, i)->verdict = MX_FORGET;
+    for (uint32_t i = 0; i < inbox.tail; i++) mx_inbox_at(&inbox, i)->verdict = MX_ACK;
     teardown();
 }
 
@@ -428,7 +428,7 @@ static void chan_takes_a_slice_of_each_inbox(void **state) {
     used += mx_conn_feed(conn, b + used, n - used, &sliced);
     assert_int_equal(used, n);
     assert_false(sliced);
-    for (uint32_t i = 0; i < 7; i++) mx_inbox_at(&inbox, i)->verdict = MX_FORGET;
+    for (uint32_t i = 0; i < 7; i++) mx_inbox_at(&inbox, i)->verdict = MX_ACK;
     inbox.head = inbox.tail;
     teardown();
 }
