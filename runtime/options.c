@@ -12,11 +12,11 @@
 
 static const char help[] =
     "usage: mxrun [options] FILE [args]        run a script\n"
-    "       mxrun [options] -e CODE [args]     run a line of Lua\n"
+    "       mxrun [options] -e CODE [args]     run a line of Lua instead\n"
     "       mxrun test [busted options] [spec/]\n"
     "\n"
     "  -u, --url URL       broker: amqp://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
-    "  -e, --eval CODE     run CODE before FILE, or instead of it\n"
+    "  -e, --eval CODE     run CODE; there is no FILE then, what follows are arguments\n"
     "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"
     "      --log FORMAT    text or json (MXRUN_LOG)\n"
     "      --log-level L   debug, info, warn or error (MXRUN_LOG_LEVEL)\n"
@@ -25,6 +25,7 @@ static const char help[] =
     "      --scripts DIR   read mxrun's own Lua from DIR while working on it\n"
     "  -h, --help          this text\n"
     "      --version       the version\n"
+    "      --              what follows is FILE and its arguments\n"
     "\n"
     "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
 
@@ -45,7 +46,7 @@ static const struct {
     {"--help", "-h", HELP, 0, NULL},
     {"--version", NULL, VERSION, 0, NULL},
 };
-enum { KNOWN = sizeof table / sizeof *table };
+enum { KNOWN = sizeof table / sizeof *table, SECONDS_MAX = 10000000 };
 
 static void leave(mx_options *o, int code) {
     o->exit_now = 1;
@@ -93,8 +94,12 @@ static double seconds(mx_options *o, const char *name, const char *text) {
     } units[] = {{"", 1}, {"s", 1}, {"ms", 0.001}, {"m", 60}, {"h", 3600}};
     char *end;
     double value = strtod(text, &end);
-    for (size_t i = 0; end != text && value >= 0 && i < sizeof units / sizeof *units; i++)
-        if (!strcmp(end, units[i].unit)) return value * units[i].factor;
+    for (size_t i = 0; end != text && value >= 0 && i < sizeof units / sizeof *units; i++) {
+        if (strcmp(end, units[i].unit)) continue;
+        if (value * units[i].factor <= SECONDS_MAX) return value * units[i].factor;
+        misuse(o, "%s: at most 10000000 seconds, got '%s'; --turn-limit 0 means no limit", name, text);
+        return 0;
+    }
     misuse(o, "%s: expected seconds such as 5, 100ms or 2m, got '%s'", name, text);
     return 0;
 }
@@ -204,6 +209,10 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
         at++;
     }
     while (!o->command && !o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {
+        if (!strcmp(argv[at], "--")) {
+            at++;
+            break;
+        }
         if (environment_urls && find(argv[at], strcspn(argv[at], "=")) == URL) {
             forget_urls(o); /* options beat the environment */
             environment_urls = 0;

@@ -1,0 +1,38 @@
+-- What the command line takes and refuses; MXRUN is the binary under test.
+local MXRUN = os.getenv "MXRUN" or "build/mxrun"
+
+local function run(args)
+  local p = io.popen(("timeout 60 %s %s 2>&1; echo exit $?"):format(MXRUN, args))
+  local out = p:read "*a"
+  p:close()
+  return out:gsub("exit %d+\n$", ""), tonumber(out:match "exit (%d+)\n$")
+end
+
+describe("an option", function()
+  it("of seconds refuses what is no time, or too much of it, and says what to write", function()
+    for _, value in ipairs { "inf", "1e300", "10000001", "1e6h" } do
+      for _, name in ipairs { "--turn-limit", "--drain" } do
+        local text, code = run(("%s %s -e 'print(1)'"):format(name, value))
+        assert.equal(2, code)
+        assert.equal(("mxrun: %s: at most 10000000 seconds, got '%s'; --turn-limit 0 means no limit\n"):format(name, value), text)
+      end
+    end
+    for _, value in ipairs { "nan", "-1", "5x", "''" } do
+      local text, code = run(("--drain %s -e 'print(1)'"):format(value))
+      assert.equal(2, code)
+      assert.matches("expected seconds such as 5, 100ms or 2m", text)
+    end
+    assert.equal("1\n", (run "-u mem:// --turn-limit 10000000 --drain 0 -e 'print(1)'"))
+  end)
+
+  it("is not looked for behind --", function()
+    local path = os.tmpname()
+    local f = assert(io.open(path, "w"))
+    f:write "print(...)"
+    f:close()
+    assert.equal("--help\t-x\n", (run("-u mem:// -- " .. path .. " --help -x")))
+    assert.equal("--help\n", (run "-u mem:// -e 'print(...)' -- --help"))
+    assert.equal(2, select(2, run "--"))
+    os.remove(path)
+  end)
+end)
