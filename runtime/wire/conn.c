@@ -167,12 +167,20 @@ static int on_connection(mx_conn *c, uint32_t method, void *m) {
     return mx_conn_break(c, 503, "COMMAND_INVALID - unexpected method on channel 0");
 }
 
-/* Tables inside methods are checked before librabbitmq recurses into them; only start has one that a broker sends. */
+/* librabbitmq recurses into tables without a limit. Of the methods that hold one a broker sends only start. */
 static int has_sound_tables(uint32_t method, const uint8_t *p, size_t n) {
-    if (method != AMQP_CONNECTION_START_METHOD) return 1;
-    if (n < 6) return 0;
-    uint32_t size = mx_get32(p + 2);
-    return size <= n - 6 && !mx_table_check(p + 6, size);
+    switch (method) {
+    case AMQP_CONNECTION_START_METHOD: return n >= 6 && mx_get32(p + 2) <= n - 6 && !mx_table_check(p + 6, mx_get32(p + 2));
+    case AMQP_CONNECTION_START_OK_METHOD:
+    case AMQP_EXCHANGE_DECLARE_METHOD:
+    case AMQP_EXCHANGE_BIND_METHOD:
+    case AMQP_EXCHANGE_UNBIND_METHOD:
+    case AMQP_QUEUE_DECLARE_METHOD:
+    case AMQP_QUEUE_BIND_METHOD:
+    case AMQP_QUEUE_UNBIND_METHOD:
+    case AMQP_BASIC_CONSUME_METHOD: return 0;
+    }
+    return 1;
 }
 
 static int on_method(mx_conn *c, mx_chan *h, const mx_frame *f, size_t rest, size_t *more) {

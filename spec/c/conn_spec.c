@@ -316,6 +316,13 @@ static void conn_ends_on_broken_input(void **state) {
         H("\x01\0\x01\0\0\0\x04\0\x0a\0\x32\xce"),                   /* connection method on a channel */
         H("\x01\0\0\0\0\0\x04\0\x3c\0\x50\xce"),                     /* channel method on 0, cut short */
         H("\x01\0\x01\0\0\0\x04\0\xff\0\xff\xce"),                   /* unknown method */
+        H("\x08\0\x01\0\0\0\0\xce"),                                 /* heartbeat on a channel */
+        H("\x01\0\x01\0\0\0\x04\0\x14\0\x29\xce"),                   /* close-ok that nobody waits for */
+        H("\x01\0\x01\0\0\0\x08\0\x14\0\x0b\0\0\0\0\xce"),           /* open-ok again */
+        H("\x01\0\0\0\0\0\x04\0\x0a\0\x33\xce"),                     /* connection.close-ok likewise */
+        H("\x01\0\0\0\0\0\x05\0\x0a\0\x29\0\xce"),                   /* connection.open-ok again */
+        H("\x02\0\0\0\0\0\x0e\0\x3c\0\0\0\0\0\0\0\0\0\0\0\0\xce"),   /* content on channel 0 */
+        H("\x03\0\x01\0\0\0\x01x\xce"),                              /* body without its method */
         H("\x01\0\x01\0\0\0\x06\0\x3c\0\x3c\xff\xff\xce"),           /* deliver with a string past its end */
 #undef H
     };
@@ -329,6 +336,39 @@ static void conn_ends_on_broken_input(void **state) {
         size_t n = strlen(said);
         feed(hostile[i].bytes, hostile[i].n);
         assert_int_equal(strlen(said), n);
+        teardown();
+    }
+}
+
+/* librabbitmq recurses into their tables: it must not see a client's methods, not even sound ones. */
+static void conn_refuses_methods_with_tables_that_no_broker_sends(void **state) {
+    static const uint32_t methods[] = {0x000a000b, 0x0028000a, 0x0028001e, 0x00280028,
+                                       0x0032000a, 0x00320014, 0x00320032, 0x003c0014};
+    (void)state;
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        uint8_t b[64] = {0}; /* empty names and tables */
+        one_by_one = 0;
+        setup();
+        shake_hands();
+        open_consumer();
+        mx_put32(b, methods[i]);
+        frame(MX_FRAME_METHOD, methods[i] >> 16 == 10 ? 0 : 1, b, sizeof b);
+        if (!strstr(said, "closed -5 502")) fail_msg("%x: %s", methods[i], said);
+        teardown();
+    }
+}
+
+static void conn_answers_each_close_of_a_channel_once(void **state) {
+    (void)state;
+    EACH_WAY {
+        setup();
+        shake_hands();
+        open_channel();
+        conn->out.off = conn->out.len;
+        *said = 0;
+        for (int i = 0; i < 3; i++) METHOD(1, "\0\x14\0\x28\x01\x94\x09NOT_FOUND\0\0\0\0");
+        assert_string_equal(said, "channel 1 closed 404 NOT_FOUND;");
+        assert_int_equal(mx_buffer_pending(&conn->out), 12);
         teardown();
     }
 }
@@ -384,6 +424,8 @@ int main(void) {
         cmocka_unit_test(conn_stops_at_a_full_inbox),
         cmocka_unit_test(conn_closes_although_an_inbox_is_full),
         cmocka_unit_test(conn_ends_on_broken_input),
+        cmocka_unit_test(conn_refuses_methods_with_tables_that_no_broker_sends),
+        cmocka_unit_test(conn_answers_each_close_of_a_channel_once),
         cmocka_unit_test(conn_refuses_bodies_beyond_what_was_announced),
         cmocka_unit_test(conn_survives_random_bytes),
     };
