@@ -96,7 +96,7 @@ MX_EXPORT uint32_t mx_wait_new(mx_waits *pub, double timeout) {
     mx_waiting *s = *seat(w, w->latest) = new_waiting(w);
     s->ticket = w->latest;
     w->live++;
-    if (timeout >= 0) mx_timer_set(w->timers, &s->timer, mx_clock_us() + (uint64_t)(timeout < 1e9 ? timeout * 1e6 : 1e15));
+    if (timeout >= 0) mx_timer_set(w->timers, &s->timer, mx_clock_us() + mx_us_of(timeout));
     return s->ticket;
 }
 

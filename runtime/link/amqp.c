@@ -120,7 +120,7 @@ static void on_request_limit(mx_timer *t, void *arg) {
 static void set_limit(line *l) {
     l->limit.fire = on_request_limit;
     l->limit.arg = l;
-    mx_timer_set(timers(l->link), &l->limit, mx_clock_us() + (uint64_t)(l->link->base.pub.rpc_timeout * 1e6));
+    mx_timer_set(timers(l->link), &l->limit, mx_clock_us() + mx_us_of(l->link->base.pub.rpc_timeout));
 }
 
 static void send_next(line *l) {
@@ -918,13 +918,14 @@ static const mx_link_ops ops = {call,      start_consume, cancel, close_inbox, o
 
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     amqp *a = mx_zalloc(sizeof *a);
+    double heartbeat = o->heartbeat < UINT16_MAX ? o->heartbeat : UINT16_MAX;
     const mx_span kept[] = {o->user, o->password, o->vhost, o->name, o->host};
     for (size_t i = 0; i < 5; i++) a->secrets[i] = mx_strndup(kept[i].p, kept[i].n);
     mx_conn_options options = {{(uint8_t *)a->secrets[0], o->user.n},
                                {(uint8_t *)a->secrets[1], o->password.n},
                                {(uint8_t *)a->secrets[2], o->vhost.n},
                                {(uint8_t *)a->secrets[3], o->name.n},
-                               (int)(o->heartbeat + 0.999),
+                               (int)(heartbeat + 0.999),
                                o->max_body};
     char *port = mx_strndup(o->port.p, o->port.n);
     a->base.ops = &ops;
@@ -935,11 +936,11 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
     a->beat.fire = on_beat;
     a->limit.arg = a->beat.arg = a;
     resize(a, READ_ROOM);
-    a->patience_ms = (int)(2 * o->heartbeat * 1000);
+    a->patience_ms = (int)(2 * heartbeat * 1000);
     mx_link_attach(r, &a->base);
     a->conn = mx_conn_new(&options, &conn_events, a);
     a->stream = mx_tcp_open(r->loop, a->secrets[4], port, a->patience_ms, &stream_events, a);
-    mx_timer_set(timers(a), &a->limit, mx_clock_us() + (uint64_t)(o->connect_timeout * 1e6));
+    mx_timer_set(timers(a), &a->limit, mx_clock_us() + mx_us_of(o->connect_timeout));
     free(port);
     return &a->base.pub;
 }

@@ -80,7 +80,7 @@ static void name_process(void) {
 }
 
 /* At least 1: 0 means that there is no deadline. */
-static uint64_t us_of(double seconds) { return seconds < 1e9 ? (uint64_t)(seconds * 1e6) + 1 : (uint64_t)1e15; }
+static uint64_t us_of(double seconds) { return mx_us_of(seconds) + 1; }
 
 /* ---- the list of failures ---- */
 
