@@ -56,8 +56,7 @@ typedef struct mx_publisher { /* what both fillings' publishers start with */
 
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
-void mx_link_attach(mx_runtime *r, mx_link_base *l); /* into runtime->links */
-void mx_link_detach(mx_link_base *l);                /* before it is freed */
-int mx_refuse(int code, const char *format, ...)
-    __attribute__((format(printf, 2, 3))); /* sets mx_refusal's text, returns code */
+void mx_link_attach(mx_runtime *r, mx_link_base *l);                                    /* into runtime->links */
+void mx_link_detach(mx_link_base *l);                                                   /* before it is freed */
+int mx_refuse(int code, const char *format, ...) __attribute__((format(printf, 2, 3))); /* sets mx_refusal's text, returns code */
 #endif

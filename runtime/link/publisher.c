@@ -1,0 +1,170 @@
+/* publisher.c - a publisher on its channel: messages as bytes, and what holds them back. */
+#include <stdlib.h>
+#include "base/clock.h"
+#include "link/amqp.h"
+#include "message/props.h"
+
+enum { FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024 };
+
+/* mx_pub_watch knows of the window only: a full output shows as a window of 0, so that watchers wait, not spin. */
+static void hold_window(mx_amqp_publisher *p) {
+    p->held = 1;
+    p->base.confirm.pub.window = 0;
+}
+
+static void release_window(mx_amqp_publisher *p) {
+    if (!p->held) return;
+    p->held = 0;
+    p->base.confirm.pub.window = p->window;
+    mx_confirm_post_room(&p->base.confirm);
+    mx_amqp_wake(p->line.link);
+}
+
+static void start_pub(mx_amqp_publisher *p, mx_amqp *a, uint32_t ticket) {
+    mx_pub *pub = &p->base.confirm.pub;
+    amqp_confirm_select_t m = {0};
+    pub->state = MX_OPENING;
+    mx_line_add(&p->line, MX_PUBLISHER, a);
+    mx_line_open(&p->line);
+    if (!p->line.chan) {
+        pub->state = MX_CLOSED;
+        mx_amqp_post(a, ticket, MX_ECHANNEL, 0, mx_line_refusal(a));
+    } else if (pub->confirm) {
+        mx_line_ask(&p->line, AMQP_CONFIRM_SELECT_METHOD, &m, ticket);
+    } else {
+        pub->state = MX_OPEN; /* publishes may follow channel.open at once */
+        mx_amqp_done(a, ticket);
+    }
+}
+
+mx_pub *mx_amqp_open_pub(mx_link *link, uint32_t window, int confirm, double timeout, uint32_t ticket) {
+    mx_amqp *a = (mx_amqp *)link;
+    mx_amqp_publisher *p = mx_zalloc(sizeof *p);
+    mx_confirm_init(&p->base.confirm, window, timeout, mx_amqp_waits(a), mx_amqp_timers(a), a->base.runtime->turn.confirm);
+    p->base.confirm.pub.confirm = (uint32_t)confirm;
+    p->base.link = &a->base;
+    p->window = p->base.confirm.pub.window;
+    start_pub(p, a, ticket);
+    return &p->base.confirm.pub;
+}
+
+int mx_amqp_reopen_pub(mx_pub *pub, uint32_t ticket) {
+    mx_amqp_publisher *p = (mx_amqp_publisher *)pub;
+    mx_amqp *a = (mx_amqp *)p->base.link;
+    if (a->base.pub.state != MX_OPEN) {
+        mx_amqp_post(a, ticket, MX_ECLOSED, 0, "the connection is closed");
+        return 0;
+    }
+    if (pub->state != MX_CLOSED) {
+        if (pub->state == MX_OPEN) mx_amqp_done(a, ticket);
+        else mx_amqp_post(a, ticket, MX_EAGAIN, 0, "the channel is not closed");
+        return 0;
+    }
+    mx_line_drop(&p->line);
+    release_window(p);
+    free(pub->error);
+    pub->error = NULL;
+    pub->reply_code = 0;
+    start_pub(p, a, ticket);
+    return 0;
+}
+
+void mx_amqp_free_publisher(mx_amqp_publisher *p) {
+    mx_amqp *a = p->line.link;
+    mx_confirm_lose(&p->base.confirm);
+    mx_confirm_fini(&p->base.confirm);
+    free(p->base.confirm.pub.error);
+    mx_line_drop(&p->line);
+    mx_amqp_done(a, p->close_ticket);
+    free(p);
+}
+
+void mx_amqp_close_pub(mx_pub *pub, uint32_t ticket) {
+    mx_amqp_publisher *p = (mx_amqp_publisher *)pub;
+    p->close_ticket = ticket;
+    p->closing = 1;
+    pub->state = MX_CLOSING; /* nothing is published behind channel.close */
+    if (!p->line.chan || p->line.chan->state == MX_CHAN_CLOSED) mx_amqp_free_publisher(p);
+    else mx_line_close(&p->line);
+}
+
+/* Refuses what AMQP cannot carry, before a byte of it is queued. */
+static int check(mx_amqp *a, mx_span exchange, mx_span key, mx_span body, const mx_props *props) {
+    if (exchange.n > 255) return mx_refuse(MX_EVALIDATION, "exchange is %zu bytes, at most 255", exchange.n);
+    if (key.n > 255) return mx_refuse(MX_EVALIDATION, "routing key is %zu bytes, at most 255", key.n);
+    if (body.n > a->conn->options.max_body)
+        return mx_refuse(MX_EVALIDATION, "body is %zu bytes, at most %zu", body.n, a->conn->options.max_body);
+    size_t most = a->conn->frame_max - MX_FRAME_OVERHEAD - 12;
+    if (props && mx_props_bound(props) > most)
+        return mx_refuse(MX_EVALIDATION, "properties and headers are above %zu bytes", most);
+    return 0;
+}
+
+/* basic.publish (1.8.3.7), header and bodies, one after the other. Bytes, or negative. */
+static long encode(mx_amqp *a, uint8_t *p, uint16_t channel, mx_span exchange, mx_span key, mx_span body, const mx_props *props,
+                   int mandatory) {
+    uint8_t *start = p;
+    amqp_basic_publish_t m = {0, mx_bytes(exchange), mx_bytes(key), (amqp_boolean_t)mandatory, 0};
+    int n = mx_frame_method(p, 1024, channel, AMQP_BASIC_PUBLISH_METHOD, &m);
+    if (n < 0) return n;
+    p += n;
+    n = mx_props_encode(props, p + 19, mx_props_bound(props));
+    if (n < 0) return mx_refuse(MX_EVALIDATION, "a property is too long or its table is broken");
+    mx_frame_head(p, MX_FRAME_HEADER, channel, (size_t)n + 12);
+    mx_put32(p + 7, 60 << 16);
+    mx_put64(p + 11, body.n);
+    p[19 + n] = MX_FRAME_END;
+    p += n + 20;
+    return p + mx_frame_body(p, channel, body.p, body.n, a->conn->frame_max) - start;
+}
+
+double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
+                       double timeout) {
+    mx_amqp_publisher *p = (mx_amqp_publisher *)pub;
+    mx_amqp *a = (mx_amqp *)p->base.link;
+    mx_confirm *c = &p->base.confirm;
+    if (pub->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the channel is not open");
+    if (mx_buffer_pending(&a->conn->out) > HIGH_WATER || p->line.chan->paused) hold_window(p);
+    if (mx_confirm_full(c)) return MX_EAGAIN;
+    uint8_t id[MX_ID_SIZE];
+    mx_props plain;
+    uint64_t hash = props && props->flags & MX_P_MESSAGE_ID ? mx_confirm_hash(props->message_id, exchange, key) : 0;
+    if (props) props = mx_confirm_props(c, props, &plain, id);
+    int code = check(a, exchange, key, body, props);
+    if (code) return code;
+    if (!props) {
+        mx_confirm_id(c, id);
+        plain.flags = MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID;
+        plain.delivery_mode = flags & MX_TRANSIENT ? 1 : 2;
+        plain.message_id = (mx_span){id, sizeof id};
+        props = &plain;
+    }
+    mx_buffer *out = &a->conn->out;
+    size_t most = 1024 + 32 + mx_props_bound(props) + mx_frame_body_bound(body.n, a->conn->frame_max);
+    long n = encode(a, mx_buffer_reserve(out, most), p->line.chan->number, exchange, key, body, props, flags & MX_MANDATORY);
+    if (n < 0) return (double)n;
+    out->len += (size_t)n;
+    p->unflushed++;
+    double seq = mx_confirm_add(c, mx_clock_us(), timeout, hash);
+    if (p->unflushed >= (pub->window + 3) / 4 || mx_buffer_pending(out) >= FLUSH_BYTES) {
+        p->unflushed = 0;
+        mx_amqp_write(a);
+    }
+    return seq;
+}
+
+void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *text) {
+    mx_pub *pub = &p->base.confirm.pub;
+    pub->state = MX_CLOSED;
+    pub->reply_code = (uint16_t)reply_code;
+    free(pub->error);
+    pub->error = mx_strndup(text, strlen(text));
+    mx_confirm_lose(&p->base.confirm);
+    if (p->closing) mx_amqp_free_publisher(p);
+}
+
+void mx_amqp_flush_pub(mx_amqp *a, mx_amqp_publisher *p) {
+    mx_chan *h = p->line.chan;
+    p->unflushed = 0;
+    if (p->held && mx_buffer_pending(&a->conn->out) <= HIGH_WATER && h && !h->paused) release_window(p);
+}
