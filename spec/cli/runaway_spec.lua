@@ -113,4 +113,19 @@ describe("a runaway handler", function()
       assert.matches("turn limit.*exit 0\n$", out)
     end)
   end
+
+  it("leaves the time of a turn to what deals with its failure", function()
+    local out = result(start("--turn-limit 0.5", [[
+      local q = assert(mx.queue("q", { dlq = true }))
+      assert(mx.publish("", q, "loop"))
+      assert(mx.consume(q, { retry = { max = 1, delay = function()
+        local due = mx.now() + 0.1
+        while mx.now() < due do end
+        return nil
+      end } }, function() while true do end end))
+      while mx.queue_info "q.dlq".messages < 1 do mx.sleep(0.01) end
+      mx.stop()
+    ]], "2>/dev/null"))
+    assert.equal("exit 0\n", out)
+  end)
 end)
