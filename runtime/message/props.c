@@ -1,4 +1,4 @@
-/* props.c - the property list, driven by one table of its fields; checks every header table before anyone reads it. */
+/* props.c - the property list, driven by one table of its fields. */
 #include "message/props.h"
 #include <string.h>
 
@@ -57,37 +57,6 @@ static int eat_long(cursor *c, mx_span *s) {
     return s->p != NULL;
 }
 
-/* Bytes of a value by its type as RabbitMQ reads it (rabbit_binary_parser), plus 1; 0: no such type. */
-enum { LONG = 100, NESTED = 101 };
-static const uint8_t width[256] = {
-    ['t'] = 2, ['b'] = 2, ['B'] = 2, ['s'] = 3, ['u'] = 3, ['I'] = 5,    ['i'] = 5,    ['l'] = 9,      ['L'] = 9,
-    ['f'] = 5, ['d'] = 9, ['D'] = 6, ['T'] = 9, ['V'] = 1, ['S'] = LONG, ['x'] = LONG, ['A'] = NESTED, ['F'] = NESTED};
-
-static int walk(cursor c, int named, unsigned depth, unsigned *entries) {
-    if (depth > MX_TABLE_DEPTH) return 0;
-    while (c.p != c.end) {
-        mx_span s;
-        if (++*entries > MX_TABLE_ENTRIES) return 0;
-        if (named && !eat_short(&c, &s)) return 0;
-        const uint8_t *type = eat(&c, 1);
-        unsigned w = type ? width[*type] : 0;
-        if (!w) return 0;
-        if (w < LONG) {
-            if (!eat(&c, w - 1)) return 0;
-            continue;
-        }
-        if (!eat_long(&c, &s)) return 0;
-        if (w == NESTED && !walk((cursor){s.p, s.p + s.n}, *type == 'F', depth + 1, entries)) return 0;
-    }
-    return 1;
-}
-
-int mx_table_check(const uint8_t *p, size_t n) {
-    unsigned entries = 0;
-    if (!n) return 0;
-    return walk((cursor){p, p + n}, 1, 1, &entries) ? 0 : MX_EVALIDATION;
-}
-
 static unsigned first(unsigned flags) { return (unsigned)__builtin_clz(flags) - 16; }
 
 /* Reads the field i into out, which may be a scratch one. */
@@ -128,7 +97,7 @@ int mx_props_check(const uint8_t *p, size_t n) {
     mx_props found;
     int code = parse(p, n, &found);
     if (code || !(found.flags & MX_P_HEADERS)) return code;
-    return mx_table_check(found.headers.p, found.headers.n);
+    return mx_table_check_foreign(found.headers.p, found.headers.n);
 }
 
 static uint8_t *put(uint8_t *to, mx_span s) {
