@@ -6,7 +6,7 @@ local check, receipt = require "mx.check", require "mx.receipt"
 local conns, publish = require "mx.conn", require "mx.publish"
 local json, log, metrics = require "mx.json", require "mx.log", require "mx.metrics"
 
-local mx = { null = json.null, json = json, log = log, config = {} }
+local mx = { null = json.null, json = json, amqp = require("mx.amqp").values, log = log, config = {} }
 
 -- Connecting
 local default, publisher

@@ -28,16 +28,36 @@ end
 local function number_field(name, bit)
   return function(m)
     local p = props_of(m)
-    if band(p.flags, bit) ~= 0 then return tonumber(p[name]) end
+    if band(p.flags, bit) == 0 then return nil end
+    local v = p[name]
+    return v <= 9007199254740992ULL and tonumber(v) or v
   end
 end
 
-local function headers_of(m)
+-- Seconds; the text itself if some client sent no number.
+local expiration_text = text_field("expiration", 0x100)
+local function expiration_of(m)
+  local text = expiration_text(m)
+  return text and (text:find "^%d+$" and tonumber(text) / 1000 or text)
+end
+
+-- The headers | nil, err
+local function read_headers(m)
   local p = props_of(m)
   if band(p.flags, 0x2000) == 0 then return {} end
-  local headers, e = fieldtable.decode(p.headers.p, p.headers.n)
+  return fieldtable.decode(p.headers.p, p.headers.n)
+end
+
+local function headers_of(m)
+  local headers, e = read_headers(m)
   if not headers then error(e, 0) end
   return headers
+end
+
+-- How often it was retried; nil when its headers cannot be read.
+local function retries_of(m)
+  local headers = read_headers(m)
+  return headers and (tonumber(headers["x-mx-retries"]) or 0)
 end
 
 local content_type = text_field("content_type", 0x8000)
@@ -69,6 +89,8 @@ local function remembered(name, f)
   end
 end
 
+local readable = remembered("headers", function(m) return read_headers(m) or false end)
+
 local getters = {
   size = function(m) return tonumber(m.size) end,
   body = function(m) return ffi.string(m.body, m.size) end,
@@ -77,7 +99,7 @@ local getters = {
   redelivered = function(m) return m.redelivered ~= 0 end,
   delivery_tag = function(m) return tonumber(m.tag) end,
   data = remembered("data", data_of),
-  headers = remembered("headers", headers_of),
+  headers = function(m, self) return readable(m, self) or headers_of(m) end,
   id = text_field("message_id", 0x80),
   correlation_id = text_field("correlation_id", 0x400),
   reply_to = text_field("reply_to", 0x200),
@@ -88,18 +110,27 @@ local getters = {
   user_id = text_field("user_id", 0x10),
   priority = number_field("priority", 0x800),
   timestamp = number_field("timestamp", 0x40),
+  expiration = expiration_of,
+  persistent = function(m)
+    local p = props_of(m)
+    return band(p.flags, 0x1000) ~= 0 and p.delivery_mode == 2
+  end,
 }
-function getters.attempt(m, self) return (getters.headers(m, self)["x-mx-retries"] or 0) + 1 end
+function getters.attempt(m, self)
+  local headers = readable(m, self)
+  return (headers and tonumber(headers["x-mx-retries"]) or 0) + 1
+end
 function getters.age(m)
   local at = getters.timestamp(m)
-  return at and math.max(0, os.time() - at)
+  return at and math.max(0, os.time() - tonumber(at))
 end
 -- A retried delivery comes back over a delay queue: the handler sees where it was published first.
 local function original(name)
   local plain = getters[name]
   getters[name] = function(m, self)
     if m.exchange_size == 0 and m.props_size > 2 then
-      local was = getters.headers(m, self)["x-mx-origin-" .. name]
+      local headers = readable(m, self)
+      local was = headers and headers["x-mx-origin-" .. name]
       if was then return was end
     end
     return plain(m)
@@ -171,13 +202,12 @@ end
 
 -- Properties as options of a publish; what must not travel on moves into x-mx-* headers.
 local function options_of(m, extra)
-  local headers = {}
-  for k, v in pairs(headers_of(m)) do headers[k] = v end
+  local headers = read_headers(m) or {}
   if headers["x-death"] then headers["x-mx-death"], headers["x-death"] = headers["x-death"], nil end
   for _, name in ipairs { "CC", "BCC" } do
     if headers[name] then headers["x-mx-" .. name], headers[name] = headers[name], nil end
   end
-  local expiration = text_field("expiration", 0x100)(m)
+  local expiration = expiration_text(m)
   if expiration then headers["x-mx-expiration"] = expiration end
   local user = getters.user_id(m)
   if user then headers["x-mx-user-id"] = user end
@@ -202,7 +232,7 @@ end
 -- Publishes a copy, confirmed, before the delivery is acked; the target is declared again when it was returned.
 local function hand_over(c, seq, exchange, key, extra, declare)
   local m = slot_of(c, seq)
-  local headers = headers_of(m)
+  local headers = read_headers(m) or {}
   for k, v in pairs(origin(m, headers)) do if extra[k] == nil then extra[k] = v end end
   local body, options = ffi.string(m.body, m.size), options_of(m, extra)
   local pause = 0.1
@@ -253,11 +283,11 @@ end
 
 local function reject(c, seq, reason)
   c.rejected = c.rejected + 1
-  if not c.conn.dlq[c.queue] then
+  local target, retries = c.conn.dlq[c.queue], retries_of(slot_of(c, seq))
+  if not target or target.wire and not retries then    -- the broker can keep headers that we cannot read
     settle(c, seq, REJECT)
     return
   end
-  local retries = headers_of(slot_of(c, seq))["x-mx-retries"] or 0
   aside(c, seq, dead_letter, reason or "rejected", retries)
 end
 
@@ -294,9 +324,10 @@ local function retry_later(c, seq, delay, retries, reason)
 end
 
 local function retry(c, seq, delay, reason)
+  local retries = retries_of(slot_of(c, seq))
+  if not retries then return reject(c, seq, reason) end
   c.retried = c.retried + 1
-  local retries = (headers_of(slot_of(c, seq))["x-mx-retries"] or 0) + 1
-  aside(c, seq, retry_later, delay or c.retry.base, retries, reason)
+  aside(c, seq, retry_later, delay or c.retry.base, retries + 1, reason)
 end
 
 local function requeue(c, seq)
@@ -317,8 +348,8 @@ local function fail(c, seq, e)
   local text = explain(e)
   complain(c, "handler failed", e)
   if c.auto_ack then return settle(c, seq, ACK) end
-  local retries = headers_of(m)["x-mx-retries"] or 0
-  local final = err.is(e) and e.retryable == false
+  local retries = retries_of(m)
+  local final = not retries or err.is(e) and e.retryable == false
   local delay = not final and retries < c.retry.max and backoff(c, retries + 1, nil, e)
   if delay then retry(c, seq, delay, text) else reject(c, seq, text) end
 end

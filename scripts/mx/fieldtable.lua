@@ -1,130 +1,154 @@
 -- AMQP field tables (headers, arguments) to Lua tables and back, in RabbitMQ's dialect of the type letters.
+--
+-- Design: what a plain Lua value can hold is read as one; a timestamp, a decimal and a run of bytes are typed objects,
+-- so that they travel on as what they are. Every number is a Lua number (or int64 cdata beyond 2^53), whatever its width
+-- was; the table that was read remembers the widths, and a number that still fits goes out again as wide as it came.
+-- Only the order of the keys is not kept.
 local ffi = require "ffi"
 local bit = require "bit"
+local buffer = require "string.buffer"
 local err = require "mx.err"
-local json = require "mx.json"
+local json, amqp = require "mx.json", require "mx.amqp"
 
-local type, next, rawget, tonumber, tostring = type, next, rawget, tonumber, tostring
+local type, next, rawget, tonumber, tostring, error = type, next, rawget, tonumber, tostring, error
 local setmetatable, getmetatable = setmetatable, getmetatable
 local cast, fstring, istype, copy = ffi.cast, ffi.string, ffi.istype, ffi.copy
-local bswap, floor, format, concat = bit.bswap, math.floor, string.format, table.concat
+local bswap, floor, format, huge = bit.bswap, math.floor, string.format, math.huge
 local int64, uint64, bytes = ffi.typeof "int64_t", ffi.typeof "uint64_t", ffi.typeof "const uint8_t *"
 local word = ffi.new "union { int64_t l; uint64_t u; double d; float f; int32_t i; int16_t s; uint8_t b[8]; }"
 
-local M = {}
-local DEPTH, ENTRIES, KEY = 32, 4096, 255
+local Typed, LETTER = amqp.Typed, amqp.LETTER
+local M = { typed = amqp.values }
+local DEPTH, ENTRIES, KEY, SIZE = 32, 4096, 255, 1024 * 1024
 
--- Values that a plain Lua value cannot carry: { type = letter, value = ... }.
-local Typed = { __name = "typed field" }
-Typed.__index = Typed
+-- The widths in which the numbers of a table came: table -> key -> letter.
+local widths = setmetatable({}, { __mode = "k" })
 
-function Typed.__tostring(t)
-  if t.type == "D" then return format("%se-%d", tostring(t.value), t.scale) end
-  return (tostring(t.value):gsub("U?LL$", ""))
+-- Encoding. The functions put bytes into `out` and return nothing, or a text that says what is wrong. While such a text
+-- travels up, trail collects the keys that lead there, innermost first; misuse: it is a mistake in the script.
+local out = buffer.new(256)
+local trail, entries, misuse = {}, 0, false
+local path = setmetatable({}, { __mode = "v" })
+
+local function mistake(text)
+  misuse = true
+  return text
 end
 
-function Typed.__eq(a, b)
-  return a.type == b.type and a.value == b.value and a.scale == b.scale
+local function put8(letter)
+  local p = out:reserve(9)
+  p[0] = letter:byte()
+  copy(p + 1, word.b, 8)
+  out:commit(9)
 end
 
-local function typed(letter, value, scale)
-  return setmetatable({ type = letter, value = value, scale = scale }, Typed)
+local function put4(letter)
+  local p = out:reserve(5)
+  p[0] = letter:byte()
+  copy(p + 1, word.b, 4)
+  out:commit(5)
 end
 
-local function number_arg(name, v, integral)
-  if type(v) ~= "number" and not (integral and (istype(int64, v) or istype(uint64, v))) then
-    err.raise(3, format("fieldtable.typed.%s: expected a number, got %s", name, type(v)))
-  end
-  if integral and type(v) == "number" and v ~= floor(v) then
-    err.raise(3, format("fieldtable.typed.%s: expected an integer, got %s", name, tostring(v)))
-  end
-  return v
-end
-
-M.typed = {
-  -- Seconds since 1970.
-  timestamp = function(n) return typed("T", number_arg("timestamp", n, true)) end,
-  -- value * 10^-scale
-  decimal = function(scale, value)
-    return typed("D", number_arg("decimal", value, true), number_arg("decimal", scale, true))
-  end,
-  float32 = function(x) return typed("f", number_arg("float32", x)) end,
-  -- A double, also when it is integral.
-  double = function(x) return typed("d", number_arg("double", x)) end,
-  bytes = function(s)
-    if type(s) ~= "string" then err.raise(2, "fieldtable.typed.bytes: expected a string, got " .. type(s)) end
-    return typed("x", s)
-  end,
-  int64 = function(n) return int64(number_arg("int64", n, true)) end,
-  void = function() return json.null end,
-}
-
-function M.is_typed(x)
-  return type(x) == "table" and getmetatable(x) == Typed
-end
-
-local function invalid(text)
-  return nil, err.new("validation", "headers: " .. text)
-end
-
--- Encoding: each function returns the bytes, or nil and what is wrong.
-local function u32(n)
-  word.i = bswap(bit.tobit(n))
-  return fstring(word.b, 4)
-end
-
-local function long(letter, v)
+local function put_long(letter, v)
   word.l = bswap(int64(v))
-  return letter .. fstring(word.b, 8)
+  put8(letter)
 end
 
-local function double(v)
+local function put_double(v)
   word.d = v
   word.l = bswap(word.l)
-  return "d" .. fstring(word.b, 8)
+  put8 "d"
 end
 
-local function encode_number(v)
-  if v ~= v or v == math.huge or v == -math.huge then return nil, "NaN and Infinity cannot be sent" end
-  if v == floor(v) and v >= -2 ^ 63 and v < 2 ^ 63 and not (v == 0 and 1 / v < 0) then return long("l", v) end
-  return double(v)
+local function put_float(v)
+  word.f = v
+  word.i = bswap(word.i)
+  put4 "f"
 end
 
-local function encode_cdata(v)
-  if istype(int64, v) then return long("l", v) end
-  if not istype(uint64, v) then return nil, "cannot send cdata (" .. tostring(ffi.typeof(v)) .. ")" end
-  if v > 9223372036854775807ULL then return nil, tostring(v):sub(1, -4) .. " does not fit int64" end
-  return long("l", int64(v))
+local function put_int(letter, v)
+  if letter == "I" or letter == "i" then
+    word.i = bswap(bit.tobit(v))
+    put4(letter)
+  elseif letter == "s" or letter == "u" then
+    v = v % 65536
+    out:put(letter, string.char(floor(v / 256), v % 256))
+  else
+    out:put(letter, string.char(v % 256))
+  end
 end
 
-local typed_encoders = {
+local function put_blob(letter, s)
+  word.i = bswap(bit.tobit(#s))
+  put4(letter)
+  out:put(s)
+end
+
+local typed_putters = {
   T = function(t)
-    if type(t.value) == "number" and (t.value < 0 or t.value >= 2 ^ 64) then return nil, "timestamp out of range" end
     word.u = bswap(uint64(t.value))
-    return "T" .. fstring(word.b, 8)
+    put8 "T"
   end,
   D = function(t)
-    if t.scale < 0 or t.scale > 255 then return nil, "a decimal's scale is 0 to 255" end
-    if t.value < -2 ^ 31 or t.value >= 2 ^ 31 then return nil, "a decimal's value is an int32" end
-    return "D" .. string.char(tonumber(t.scale)) .. u32(tonumber(t.value))
+    out:put("D", string.char(t.scale))
+    word.i = bswap(bit.tobit(t.value))
+    out:put(fstring(word.b, 4))
   end,
-  f = function(t)
-    word.f = t.value
-    word.i = bswap(word.i)
-    return "f" .. fstring(word.b, 4)
-  end,
-  d = function(t) return double(t.value) end,
-  x = function(t) return "x" .. u32(#t.value) .. t.value end,
+  f = function(t) put_float(t.value) end,
+  d = function(t) put_double(t.value) end,
+  x = function(t) put_blob("x", t.value) end,
 }
+for letter in next, amqp.LEAST do
+  typed_putters[letter] = function(t) put_int(letter, t.value) end
+end
 
-local encode_value
+-- Can v travel in the width that its key had?
+local function fits(v, letter)
+  if letter == "d" then return true end
+  if letter == "f" then
+    word.f = v
+    return word.f == v
+  end
+  if v ~= floor(v) or v == 0 and 1 / v < 0 then return false end
+  if letter == "L" then return amqp.in_int64(v) end
+  return v >= amqp.LEAST[letter] and v <= amqp.GREATEST[letter]
+end
+
+local function put_number(v, letter)
+  if v ~= v or v == huge or v == -huge then return mistake "NaN and Infinity cannot be sent" end
+  if letter and fits(v, letter) then
+    if letter == "d" then
+      put_double(v)
+    elseif letter == "f" then
+      put_float(v)
+    elseif letter == "L" then
+      put_long("L", v)
+    else
+      put_int(letter, v)
+    end
+  elseif v == floor(v) and amqp.in_int64(v) and not (v == 0 and 1 / v < 0) then
+    put_long("l", v)
+  else
+    put_double(v)
+  end
+end
+
+local function put_cdata(v, letter)
+  if not (istype(int64, v) or istype(uint64, v)) then
+    return mistake("cannot send cdata (" .. tostring(ffi.typeof(v)) .. ")")
+  end
+  if not amqp.in_int64(v) then return tostring(v):sub(1, -4) .. " does not fit int64" end
+  put_long(letter == "L" and "L" or "l", v)
+end
+
+local put_value
 
 -- The length of a table that is an array; nil when it is a map; nil and what is wrong when it is neither.
 local function array_length(t)
   if rawget(t, 1) == nil and not json.is_array(t) then return nil end
   local n, largest = 0, 0
   for k in next, t do
-    if type(k) ~= "number" then return nil, "an array has the key " .. format("%q", tostring(k)) end
+    if type(k) ~= "number" then return nil, "a table with the keys 1 and " .. (type(k) == "string" and format("%q", k) or type(k)) end
     n = n + 1
     if k > largest then largest = k end
   end
@@ -132,81 +156,108 @@ local function array_length(t)
   return n
 end
 
-local function count_entry(state, key)
-  state.entries = state.entries + 1
-  if state.entries <= ENTRIES then return true end
-  return nil, format("key %q: more than %d entries", key, ENTRIES)
-end
-
-local function encode_array(t, n, depth, state, name)
-  local parts = {}
-  for i = 1, n do
-    local key = name .. "[" .. i .. "]"
-    local ok, why = count_entry(state, key)
-    if not ok then return nil, why end
-    parts[i], why = encode_value(t[i], depth, state, key)
-    if not parts[i] then return nil, why end
-  end
-  local text = concat(parts)
-  return "A" .. u32(#text) .. text
-end
-
-local function encode_map(t, depth, state, name)
-  local parts, n = {}, 0
-  for k, v in next, t do
-    if type(k) ~= "string" then return nil, format("key %s is a %s; keys are strings", tostring(k), type(k)) end
-    if #k > KEY then return nil, format("key %q is %d bytes, at most %d", k:sub(1, 40) .. "...", #k, KEY) end
-    local key = name and name .. "." .. k or k
-    local ok, why = count_entry(state, key)
-    if not ok then return nil, why end
-    local value
-    value, why = encode_value(v, depth, state, key)
-    if not value then return nil, why end
-    parts[n + 1], parts[n + 2], parts[n + 3] = string.char(#k), k, value
-    n = n + 3
-  end
-  return concat(parts)
-end
-
-local function encode_table(t, depth, state, key)
-  if getmetatable(t) == Typed then return typed_encoders[t.type](t) end
-  if depth >= DEPTH then return nil, format("key %q: nested deeper than %d tables", key:sub(1, 80), DEPTH), true end
-  local n, why = array_length(t)
-  if why then return nil, why end
-  if n then
-    local text, wrong = encode_array(t, n, depth + 1, state, key)
-    return text, wrong, true
-  end
-  local text, wrong = encode_map(t, depth + 1, state, key)
-  if not text then return nil, wrong, true end
-  return "F" .. u32(#text) .. text
-end
-
-function encode_value(v, depth, state, key)
-  local kind = type(v)
-  if kind == "string" then return "S" .. u32(#v) .. v end
-  if kind == "boolean" then return v and "t\1" or "t\0" end
-  if v == json.null then return "V" end
-  local text, why, named
-  if kind == "number" then
-    text, why = encode_number(v)
-  elseif kind == "cdata" then
-    text, why = encode_cdata(v)
-  elseif kind == "table" then
-    text, why, named = encode_table(v, depth, state, key)
+-- A value, and on a mistake its key on the trail.
+local function put_entry(k, v, depth, letter)
+  entries = entries + 1
+  local why
+  if entries > ENTRIES then
+    why = format("more than %d entries", ENTRIES)
   else
-    why = "cannot send a " .. kind
+    why = put_value(v, depth, letter)
   end
-  if text or named then return text, why end
-  return nil, format("key %q: %s", key, why)
+  if why then trail[#trail + 1] = k end
+  return why
 end
 
--- The content of a field table, without its length | nil, err
+local function put_array(t, n, depth)
+  local letters = widths[t]
+  for i = 1, n do
+    local why = put_entry(i, rawget(t, i), depth, letters and letters[i])
+    if why then return why end
+  end
+end
+
+local function put_map(t, depth)
+  local letters = widths[t]
+  for k, v in next, t do
+    if type(k) ~= "string" then return mistake(format("the key %s is a %s; keys are strings", type(k) == "number" and k or "", type(k))) end
+    if #k > KEY then return format("the key %q is %d bytes, at most %d", k:sub(1, 40) .. "...", #k, KEY) end
+    out:put(string.char(#k), k)
+    local why = put_entry(k, v, depth, letters and letters[k])
+    if why then return why end
+  end
+end
+
+local function too_deep(t, depth)
+  for i = 1, depth - 1 do
+    if path[i] == t then return "the table contains itself" end
+  end
+  return format("nested deeper than %d tables", DEPTH)
+end
+
+local function put_table(t, depth)
+  if getmetatable(t) == Typed then return typed_putters[LETTER[t.type]](t) end
+  if depth > DEPTH then return too_deep(t, depth) end
+  local n, why = array_length(t)
+  if why then return mistake(why) end
+  path[depth] = t
+  word.i = 0
+  put4(n and "A" or "F")
+  local from = #out
+  if n then
+    why = put_array(t, n, depth)
+  else
+    why = put_map(t, depth)
+  end
+  if why then return why end
+  word.i = bswap(bit.tobit(#out - from))
+  copy(out:ref() + from - 4, word.b, 4)
+end
+
+function put_value(v, depth, letter)
+  local kind = type(v)
+  if kind == "string" then return put_blob("S", v) end
+  if kind == "number" then return put_number(v, letter) end
+  if kind == "boolean" then
+    out:put(v and "t\1" or "t\0")
+  elseif kind == "table" then
+    return put_table(v, depth + 1)
+  elseif v == json.null then
+    out:put "V"
+  elseif kind == "cdata" then
+    return put_cdata(v, letter)
+  else
+    return mistake("cannot send a " .. kind)
+  end
+end
+
+-- 'key "a.b[3]": ' of the trail, or nothing when the table itself is wrong.
+local function where()
+  local text = ""
+  for i = #trail, math.max(1, #trail - 7), -1 do
+    local k = trail[i]
+    text = text .. (type(k) == "number" and "[" .. k .. "]" or (text == "" and "" or ".") .. k:sub(1, 40))
+  end
+  return text ~= "" and format("key %q: ", text) or ""
+end
+
+local function invalid(code, text)
+  return nil, err.new(code, "headers: " .. text), misuse
+end
+
+-- The content of a field table, without its length | nil, err, and whether the script is to blame (a wrong type)
 function M.encode(t)
   if type(t) ~= "table" then error("fieldtable.encode: expected a table, got " .. type(t), 2) end
-  local text, why = encode_map(t, 1, { entries = 0 })
-  if not text then return invalid(why) end
-  return text
+  out:reset()
+  entries, misuse, path[1] = 0, false, t
+  local why = put_map(t, 1)
+  if why then
+    why = where() .. why
+    trail = {}
+    return invalid("validation", why)
+  end
+  if #out > SIZE then return invalid("validation", format("they are %d bytes, at most %d", #out, SIZE)) end
+  return out:tostring()
 end
 
 -- Decoding: readers take the pointer, the position and the end of what is left; they return the value and the next
@@ -282,27 +333,38 @@ local readers = {
   L = fixed(8, read_long),
   f = fixed(4, function(p, i)
     word.i = get32(p, i)
-    return typed("f", tonumber(word.f))
+    return tonumber(word.f)
   end),
   d = fixed(8, function(p, i)
     get64(p, i)
     return tonumber(word.d)
   end),
-  D = fixed(5, function(p, i) return typed("D", get32(p, i + 1), p[i]) end),
+  D = fixed(5, function(p, i) return amqp.typed("decimal", get32(p, i + 1), p[i]) end),
   T = fixed(8, function(p, i)
     get64(p, i)
     local v = word.u + 0ULL
-    return typed("T", v <= 9007199254740992ULL and tonumber(v) or v)
+    return amqp.typed("timestamp", v <= 9007199254740992ULL and tonumber(v) or v)
   end),
   V = fixed(0, function() return json.null end),
   S = blob(),
-  x = blob(function(s) return typed("x", s) end),
+  x = blob(function(s) return amqp.typed("bytes", s) end),
   F = nested(function(...) return read_map(...) end),
   A = nested(function(...) return read_array(...) end),
 }
 
-local by_byte = {}
+local by_byte, letter_of = {}, {}
 for letter, read in next, readers do by_byte[letter:byte()] = read end
+for letter in ("bBsuIiLfd"):gmatch "." do letter_of[letter:byte()] = letter end
+
+-- Called with a value that came as the type: remembers the width when put_number would choose another.
+local function remember(letters, k, v, byte)
+  local letter = letter_of[byte]
+  if letter == "d" and v ~= floor(v) then letter = nil end
+  if not letter and not letters then return nil end
+  letters = letters or {}
+  letters[k] = letter
+  return letters
+end
 
 local function read_value(p, i, last, depth, state)
   if i >= last then return nil, nil, "it is cut short" end
@@ -314,26 +376,30 @@ local function read_value(p, i, last, depth, state)
 end
 
 function read_map(p, i, last, depth, state)
-  local t = {}
+  local t, letters = {}, nil
   while i < last do
     local n = p[i]
     if i + 1 + n > last then return nil, "a key is cut short" end
     local key = fstring(p + i + 1, n)
     local v, at, why = read_value(p, i + 1 + n, last, depth, state)
     if not at then return nil, why:find "^key " and why or format("key %q: %s", key, why) end
+    letters = remember(letters, key, v, p[i + 1 + n])
     t[key], i = v, at
   end
+  if letters then widths[t] = letters end
   return t
 end
 
 function read_array(p, i, last, depth, state)
-  local t, n = {}, 0
+  local t, n, letters = {}, 0, nil
   while i < last do
     local v, at, why = read_value(p, i, last, depth, state)
     if not at then return nil, why end
     n = n + 1
+    letters = remember(letters, n, v, p[i])
     t[n], i = v, at
   end
+  if letters then widths[t] = letters end
   return n == 0 and json.array(t) or t
 end
 
@@ -344,7 +410,7 @@ function M.decode(p, size)
   if type(p) == "string" and size > #p then error("fieldtable.decode: the string is shorter than the size", 2) end
   if size == 0 then return {} end
   local t, why = read_map(cast(bytes, p), 0, size, 1, { entries = 0 })
-  if not t then return invalid(why) end
+  if not t then return invalid("serialization", why) end
   return t
 end
 

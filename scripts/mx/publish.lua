@@ -24,10 +24,11 @@ local FIELDS = {
 }
 local SCHEMA = {
   headers = "table", id = "string", correlation_id = "string", reply_to = "string", content_type = "string",
-  content_encoding = "string", type = "string", app_id = "string", user_id = "string", timestamp = "number>=0",
+  content_encoding = "string", type = "string", app_id = "string", user_id = "string", timestamp = "timestamp",
   priority = "integer>=0", expiration = "seconds", persistent = "boolean", mandatory = "boolean", timeout = "seconds",
 }
 
+local MOST_EXPIRATION = 4294967.295      -- RabbitMQ closes the channel for more than 32 bits of milliseconds
 local props                             -- one for all: a publish copies what it needs before it returns
 
 local function set(name, bit, text, anchor)
@@ -47,16 +48,26 @@ local function properties(p, o, content_type)
   props.delivery_mode = persistent and 2 or 1
   if content_type and not o.content_type then set("content_type", C.MX_P_CONTENT_TYPE, content_type, anchor) end
   for name, field in pairs(FIELDS) do
-    if o[name] then set(field[1], field[2], o[name], anchor) end
+    local text = o[name]
+    if text then
+      if #text > 255 then return failed("validation", name .. " is " .. #text .. " bytes, at most 255") end
+      set(field[1], field[2], text, anchor)
+    end
   end
-  if o.expiration then set("expiration", C.MX_P_EXPIRATION, ("%d"):format(math.ceil(o.expiration * 1000)), anchor) end
+  if o.expiration then
+    if o.expiration > MOST_EXPIRATION then
+      return failed("validation", "expiration is " .. o.expiration .. " s, at most " .. MOST_EXPIRATION)
+    end
+    set("expiration", C.MX_P_EXPIRATION, ("%.0f"):format(math.ceil(o.expiration * 1000)), anchor)
+  end
   if o.priority then
     if o.priority > 255 then return failed("validation", "priority is " .. o.priority .. ", at most 255") end
     props.priority, props.flags = o.priority, props.flags + C.MX_P_PRIORITY
   end
   if o.timestamp then props.timestamp, props.flags = o.timestamp, props.flags + C.MX_P_TIMESTAMP end
   if o.headers then
-    local bytes, why = fieldtable.encode(o.headers)
+    local bytes, why, misuse = fieldtable.encode(o.headers)
+    if misuse then error("publish: " .. why, turn.level()) end
     if not bytes then return nil, why end
     set("headers", C.MX_P_HEADERS, bytes, anchor)
   end

@@ -2,7 +2,7 @@
 local ft = require "mx.fieldtable"
 describe("fieldtable", function()
   it("encodes typed values again identically", function()
-    for _, v in ipairs { ft.typed.timestamp(5), ft.typed.decimal(2, -150), ft.typed.float32(1.5), ft.typed.bytes "a\0b",
+    for _, v in ipairs { ft.typed.timestamp(5), ft.typed.decimal(-150, 2), ft.typed.float32(1.5), ft.typed.bytes "a\0b",
                          ft.typed.void(), ft.typed.int64(7), { 1, { x = true } }, {}, 0.5, 9007199254740993LL } do
       local bytes = assert(ft.encode { k = v })
       assert.equal(bytes, ft.encode(assert(ft.decode(bytes))))
