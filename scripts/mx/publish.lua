@@ -67,7 +67,7 @@ local function properties(p, o, content_type)
   if o.timestamp then props.timestamp, props.flags = o.timestamp, props.flags + C.MX_P_TIMESTAMP end
   if o.headers then
     local bytes, why, misuse = fieldtable.encode(o.headers)
-    if misuse then error("publish: " .. why, turn.level()) end
+    if misuse then check.fail("publish: " .. why) end
     if not bytes then return nil, why end
     set("headers", C.MX_P_HEADERS, bytes, anchor)
   end
