@@ -318,6 +318,16 @@ local function read_long(p, i)
   return exact(word.l + 0LL)
 end
 
+-- LuaJIT reads a foreign NaN's bits as a value of another type, so ours takes its place.
+local function is_special(p, i, least) return p[i] % 128 == 127 and p[i + 1] >= least end
+
+local function special(p, i, size, least)
+  local rest = p[i + 1] - least
+  for k = 2, size - 1 do rest = rest + p[i + k] end
+  if rest ~= 0 then return 0 / 0 end
+  return p[i] < 128 and huge or -huge
+end
+
 local readers = {
   t = fixed(1, function(p, i) return p[i] ~= 0 end),
   b = fixed(1, function(p, i) return p[i] < 128 and p[i] or p[i] - 256 end),
@@ -332,10 +342,12 @@ local readers = {
   l = fixed(8, read_long),
   L = fixed(8, read_long),
   f = fixed(4, function(p, i)
+    if is_special(p, i, 128) then return special(p, i, 4, 128) end
     word.i = get32(p, i)
     return tonumber(word.f)
   end),
   d = fixed(8, function(p, i)
+    if is_special(p, i, 240) then return special(p, i, 8, 240) end
     get64(p, i)
     return tonumber(word.d)
   end),

@@ -164,6 +164,19 @@ describe("fieldtable", function()
     for n = 1, #bytes - 1 do assert.is_nil((ft.decode(bytes, n))) end
   end)
 
+  it("takes a NaN of any bits for a NaN, an Infinity for one", function()
+    for _, bits in ipairs { "d\255\255\255\255\255\255\255\255", "d\127\240\0\0\0\0\0\1", "d\255\252\0\0\0\0\0\0",
+                            "f\255\255\255\255", "f\127\128\0\1", "f\127\192\0\0" } do
+      local v = assert(ft.decode("\1a" .. bits)).a
+      assert.equal("number", type(v))
+      assert.is_true(v ~= v)
+    end
+    for bits, v in pairs { ["d\127\240\0\0\0\0\0\0"] = math.huge, ["f\255\128\0\0"] = -math.huge,
+                            ["f\127\127\255\255"] = 2 ^ 128 - 2 ^ 104 } do
+      assert.equal(v, ft.decode("\1a" .. bits).a)
+    end
+  end)
+
   it("says of a type it does not know which key has it", function()
     local t, e = ft.decode "\1aF\0\0\0\4\1b?x"
     assert.is_nil(t)
