@@ -97,6 +97,8 @@ local function simple(p, n)
       local last, _, digits = number_end(p, i)
       if not last or digits > 15 then return false end
       i = last - 1
+    elseif c == 0 then
+      return false                                         -- cjson takes it for the end
     elseif c == 91 then
       if p[skip(p, i + 1)] == 93 then return false end
     end
@@ -131,7 +133,7 @@ local function read_number(p, i)
     if v then return v, last end
   end
   local v = tonumber(fstring(p + i, last - i))
-  if v == math.huge or v == -math.huge then return nil, nil, i, "number out of range" end
+  if not v or v == math.huge or v == -math.huge then return nil, nil, i, "number out of range" end
   return v, last
 end
 
@@ -282,6 +284,7 @@ end
 -- Encoding. The functions put text into `out` and return nil, or a text that says what is wrong; trail[depth] is then
 -- the key that leads there.
 local out, trail = buffer.new(256), {}
+local above = setmetatable({}, { __mode = "v" })           -- the tables that the current one is in, by depth
 local put
 
 local function escape(c)
@@ -389,8 +392,16 @@ local function put_object(t, depth)
   out:put "}"
 end
 
+local function too_deep(t)
+  for i = 1, DEPTH do
+    if above[i] == t then return "the table contains itself" end
+  end
+  return "deeper than " .. DEPTH .. " levels"
+end
+
 local function put_table(t, depth)
-  if depth > DEPTH then return "deeper than " .. DEPTH .. " levels" end
+  if depth > DEPTH then return too_deep(t) end
+  above[depth] = t
   if rawget(t, 1) == nil and getmetatable(t) ~= Array then return put_object(t, depth) end
   local n, why = array_length(t)
   if not n then return why end
@@ -416,15 +427,6 @@ function put(v, depth)
   end
 end
 
-local function cyclic(t, above)
-  if above[t] then return true end
-  above[t] = true
-  for _, v in next, t do
-    if type(v) == "table" and cyclic(v, above) then return true end
-  end
-  above[t] = nil
-end
-
 -- ".items[3].price" of the keys in trail, at most eight of them.
 local function where()
   local text = ""
@@ -447,7 +449,6 @@ function M.encode(v)
   end
   local text = why .. where()
   trail = {}
-  if why:find "^deeper" and type(v) == "table" and cyclic(v, {}) then text = "the table contains itself" end
   return failure(text)
 end
 
