@@ -3,54 +3,76 @@
 local err = require "mx.err"
 
 local M = {}
-local PORTS = { amqp = "5672", amqps = "5671" }
+local PORTS = { amqp = "5672" }
+
+-- The URL without its password, for people to read. What may be one is hidden too: of a URL that is cut short or mistyped.
+function M.hide(url)
+  local scheme, rest = tostring(url):gsub("[%z\1-\32\127]", "?"):match "^(%a[%w+.-]*:/+)(.*)$"
+  if not scheme then scheme, rest = "", tostring(url):gsub("[%z\1-\32\127]", "?") end
+  local hidden, n = rest:gsub("^([^:@]*):.*@", "%1:***@")
+  if n == 0 and not rest:find "^%[" and not rest:find "^[^:]*:%d*$" and not rest:find "^[^:]*:%d*[/?]" then
+    hidden = rest:gsub("^([^:/?]*):.*$", "%1:***")
+  end
+  return scheme .. hidden
+end
 
 local function bad(url, why)
   return nil, err.new("config", ("URL %s: %s"):format(M.hide(url), why), { op = "connect" })
 end
 
--- The URL without its password, for people to read.
-function M.hide(url)
-  return (tostring(url):gsub("^(%w+://[^:/@]*):.*@", "%1:***@"))
-end
-
+-- text | nil, why
 local function decode(text)
   if text:find("%%00") then return nil, "%00 is not allowed" end
   if text:gsub("%%%x%x", ""):find("%", 1, true) then return nil, "a % must be followed by two hex digits" end
   return (text:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
 end
 
+-- host, port | nil, why
 local function host_port(text, scheme)
-  local host, port = text:match("^%[([%x:.]+)%]:?(%d*)$")
-  if not host then host, port = text:match("^([^:%[%]]*):?(%d*)$") end
-  if not host then return nil, "expected host, host:port or [IPv6]:port" end
-  if port == "" then port = PORTS[scheme] end
-  if tonumber(port) < 1 or tonumber(port) > 65535 then return nil, "the port must be 1 to 65535" end
-  return host ~= "" and host or "localhost", port
+  local host, port = text:match "^%[([%x:.]*:[%x:.]*)%](.*)$"
+  if not host then host, port = text:match "^([%w._\128-\255-]*)(.*)$" end
+  if port ~= "" and not port:find "^:%d*$" then return nil, "expected host, host:port or [IPv6]:port" end
+  port = tonumber(#port > 1 and port:sub(2) or PORTS[scheme])
+  if port < 1 or port > 65535 then return nil, "the port must be 1 to 65535" end
+  return host ~= "" and host or "localhost", ("%d"):format(port)
+end
+
+-- The text between :// and the path, the vhost, both as they stand | nil, why
+local function split(rest)
+  local path, query = rest:match "^([^?]*)%?(.*)$"
+  local authority, vhost = (path or rest):match "^([^/]*)/?(.*)$"
+  if not authority:find("@", 1, true) and authority:find(":", 1, true) and rest:find("@", 1, true) then
+    return nil, "a / in a user's name or password is written %2f, a ? is %3f"
+  end
+  if query and query ~= "" then return nil, "unknown query key '" .. query:match "^[^=&]*" .. "'" end
+  return authority, vhost
 end
 
 -- { scheme, host, port, user, password, vhost, text = without the password } | nil, err
 function M.parse(url)
-  local scheme, rest = tostring(url):match("^(%w+)://(.*)$")
-  if scheme == "mem" then return { scheme = "mem", host = rest, text = url } end
+  if type(url) ~= "string" then return nil, err.new("config", "URL: expected a string, got " .. type(url)) end
+  if url:find "[%z\1-\32\127]" then return bad(url, "it has a space or a control character; %20 is a space") end
+  local scheme, rest = url:match "^(%w+)://(.*)$"
+  scheme = scheme and scheme:lower()
+  if scheme == "mem" then return { scheme = scheme, host = rest, text = url } end
   if scheme == "amqps" then return bad(url, "TLS is not available in this version; use amqp://") end
   if scheme ~= "amqp" then return bad(url, "expected amqp://user:password@host:port/vhost or mem://NAME") end
-  local path, query = rest:match("^([^?]*)%?(.*)$")
-  if query and query ~= "" then return bad(url, "unknown query key '" .. query:match("^[^=&]*") .. "'") end
-  local authority, vhost = (path or rest):match("^([^/]*)/?(.*)$")
-  local login, address = authority:match("^(.*)@([^@]*)$")
-  local user, password = (login or "guest:guest"):match("^([^:]*):?(.*)$")
+  local authority, vhost = split(rest)
+  if not authority then return bad(url, vhost) end
+  local login, address = authority:match "^(.*)@([^@]*)$"
+  local user, password = (login or "guest:guest"):match "^([^:]*):?(.*)$"
   local out = { scheme = scheme }
   for name, text in pairs { user = user, password = password, vhost = vhost } do
     local value, why = decode(text)
     if not value then return bad(url, why) end
     out[name] = value
   end
+  if out.vhost == "" then out.vhost = "/" end
+  if #out.vhost > 255 then return bad(url, ("the vhost's name is %d bytes, at most 255"):format(#out.vhost)) end
   local host, port = host_port(address or authority, scheme)
   if not host then return bad(url, port) end
   out.host, out.port = host, port
-  if out.vhost == "" then out.vhost = "/" end
-  out.text = ("amqp://%s:***@%s:%s/%s"):format(out.user, host, port, vhost)
+  out.text = ("amqp://%s:***@%s:%s/%s"):format(user, host:find(":", 1, true) and "[" .. host .. "]" or host, port, vhost)
   return out
 end
 
