@@ -19,11 +19,22 @@ test: setup-test
 	@cmake -B build-asan -G Ninja -DMX_SANITIZE=ON >/dev/null && cmake --build build-asan --target mxrun specs
 	@spec/run $(BUILD) build-asan
 
-# Packages: spec/packages lists them; the first lines to build and run, the last to test.
+# What make test leaves out for its length: each fuzz target for FUZZ_SECONDS seconds, a million random tables.
+FUZZ_SECONDS ?= 60
+fuzz: setup-fuzz
+	@cmake -B build-fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DMX_SANITIZE=ON -DMX_FUZZ=ON >/dev/null && cmake --build build-fuzz --target fuzzers
+	@spec/fuzz/run build-fuzz $(FUZZ_SECONDS)
+torture: setup-test all
+	MXRUN=$(BUILD)/mxrun MXRUN_SPEC_TABLES=1000000 $(BUILD)/mxrun test spec/lua/fieldtable_spec.lua
+	@$(MAKE) -s fuzz
+
+# Packages: spec/packages lists them; the first lines to build and run, then to test, the last to fuzz.
 setup-run:
 	@dpkg -s $$(sed -n '2p' spec/packages) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) env $(APT) $$(sed -n '2p' spec/packages); } >/tmp/mxrun-setup.log 2>&1 || { tail -20 /tmp/mxrun-setup.log; exit 1; }
 setup-test: setup-run
 	@dpkg -s $$(sed -n '4p' spec/packages) >/dev/null 2>&1 || { [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee /usr/sbin/policy-rc.d && $(SUDO) chmod +x /usr/sbin/policy-rc.d; }; $(SUDO) apt-get update -q && $(SUDO) env $(APT) $$(sed -n '4p' spec/packages); } >/tmp/mxrun-setup.log 2>&1 || { tail -20 /tmp/mxrun-setup.log; exit 1; }
+setup-fuzz: setup-run
+	@dpkg -s $$(sed -n '6p' spec/packages) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) env $(APT) $$(sed -n '6p' spec/packages); } >/tmp/mxrun-setup.log 2>&1 || { tail -20 /tmp/mxrun-setup.log; exit 1; }
 
 bench-null bench-rabbit bench-latency: bench-%: all bench-programs
 	spec/bench/compare $* --build $(BUILD)
@@ -42,6 +53,6 @@ lint:
 install: all
 	cmake --install $(BUILD)
 clean:
-	rm -rf $(BUILD) build-asan
+	rm -rf $(BUILD) build-asan build-fuzz
 
-.PHONY: all run test setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-programs orders lint install clean
+.PHONY: all run test fuzz torture setup-fuzz setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-programs orders lint install clean
