@@ -27,7 +27,7 @@ local function written()
   }
 end
 
-assert(mx.queue("interop.in", { durable = false }))
+assert(mx.queue("interop.in", { durable = false, dlq = true }))
 assert(mx.queue("interop.out", { durable = false }))
 mx.consume("interop.in", function(msg)
   if msg.type == "stop" then return mx.stop() end

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import os
+import time
 
 import pika
 from pika import data
@@ -101,9 +102,10 @@ class Peer:
     def __init__(self, mxrun, url):
         connection = pika.BlockingConnection(pika.URLParameters(url + "?blocked_connection_timeout=60"))
         self.channel = connection.channel()
-        for queue in "interop.in", "interop.out":
+        letters = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "interop.in.dlq"}
+        for queue, arguments in ("interop.in", letters), ("interop.in.dlq", None), ("interop.out", None):
             self.channel.queue_delete(queue)
-            self.channel.queue_declare(queue)
+            self.channel.queue_declare(queue, arguments=arguments)
         self.channel.confirm_delivery()
         self.process = subprocess.Popen([mxrun, "-u", url, os.path.join(HERE, "echo.lua")])
         self.failed = 0
@@ -117,6 +119,13 @@ class Peer:
             if method is None:
                 raise AssertionError("nothing came back")
             return back, text
+
+    def get(self, queue):
+        for _ in range(1000):
+            _, properties, _ = self.channel.basic_get(queue, auto_ack=True)
+            if properties:
+                return properties
+            time.sleep(0.01)
 
     def case(self, name, ok, detail=""):
         self.failed += not ok
@@ -153,6 +162,16 @@ def run(p):
     back, _ = p.echo(b"x", message_id="only", delivery_mode=1)
     rest = {k: v for k, v in vars(back).items() if v is not None and k not in ("message_id", "delivery_mode")}
     p.case("interop: a property that was not there is not invented", not any(rest.values()), rest)
+
+    deep = b""
+    for _ in range(100):
+        deep = b"A" + blob(deep)
+    p.send(headers=raw(entry("deep", "A", blob(deep))))              # refused; the next one is well
+    p.send(headers=raw(b"".join(entry("", "V", b"") for _ in range(5000))))
+    _, text = p.echo(b"after")
+    p.case("interop: headers beyond our limits cost one message, not the connection", text == b"after", text)
+    dead = p.get("interop.in.dlq")
+    p.case("interop: they reach the dead-letter queue as they were", dead and entry("deep", "A", blob(deep)) in dead.headers.raw, dead)
 
     for size in 0, 1, EDGE - 1, EDGE, EDGE + 1, 2 * EDGE, 2**20, 2**24:
         body = (b"\0\1\2\xcea" * (size // 5 + 1))[:size]
