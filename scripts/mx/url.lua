@@ -9,7 +9,7 @@ local PORTS = { amqp = "5672" }
 function M.hide(url)
   local scheme, rest = tostring(url):gsub("[%z\1-\32\127]", "?"):match "^(%a[%w+.-]*:/+)(.*)$"
   if not scheme then scheme, rest = "", tostring(url):gsub("[%z\1-\32\127]", "?") end
-  local hidden, n = rest:gsub("^([^:@]*):.*@", "%1:***@")
+  local hidden, n = rest:gsub("^([^:]*):.*@", "%1:***@")
   if n == 0 and not rest:find "^%[" and not rest:find "^[^:]*:%d*$" and not rest:find "^[^:]*:%d*[/?]" then
     hidden = rest:gsub("^([^:/?]*):.*$", "%1:***")
   end

@@ -65,7 +65,7 @@ describe("a URL", function()
       "amqp://u:secret%00@h", "amqp://u:secret%g@h", "amqps://u:secret@h", "http://u:secret@h", "u:secret@h", "amqp:u:secret@h",
       "amqp:/u:secret@h", "amqp://u:secret@h:0", "amqp://u:se/secret@h", "amqp://u:se?secret@h", "amqp://u:se@secret@h:x",
       "amqp://u:secret", "amqp://u:secret/", "amqp://u:secret@h/%", "amqp://u:sec\nsecret@h", " amqp://u:secret@h", "amqp://u:5secret",
-      "amqp://u:12?secret@h", "amqp://u:12/secret@h",
+      "amqp://u:12?secret@h", "amqp://u:12/secret@h", "http://a@b:secret@h",
     } do
       local u, e = url.parse(text)
       assert.is_nil(u, text)
