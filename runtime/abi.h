@@ -140,6 +140,8 @@ const char *mx_refusal(void);                        /* the text of the last neg
 mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t ticket);
 void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket);    /* basic.cancel; what was not taken goes back; verdicts still flow */
 void mx_inbox_close(mx_inbox *ib, uint32_t ticket);     /* flushes verdicts, requeues the rest, frees it */
+void mx_msg_keep(mx_msg *m, mx_msg *copy);              /* of an unsettled delivery; valid until mx_msg_drop(copy) */
+void mx_msg_drop(mx_msg *copy);
 
 /* ---- publishing ------------------------------------------------------------------------------------------- */
 

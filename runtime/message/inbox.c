@@ -59,6 +59,14 @@ void mx_inbox_detach(mx_inbox *ib) {
     }
 }
 
+MX_EXPORT void mx_msg_keep(mx_msg *m, mx_msg *copy) {
+    if (!m->own) own(m);
+    mx_message_ref(m->own);
+    *copy = *m;
+}
+
+MX_EXPORT void mx_msg_drop(mx_msg *copy) { drop(copy); }
+
 static void send(mx_inbox *ib, const mx_msg *m, const mx_settle *to, void *arg) {
     if (m->verdict == MX_ACK) {
         ib->acked++;

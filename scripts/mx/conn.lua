@@ -232,7 +232,7 @@ function Conn:close()
       end
       self.closing:wake_all(true)
     end, self)
-    closer.delivery = caller.delivery          -- a handler is not waited for while it closes its own connection
+    closer.delivery, closer.consumer = caller.delivery, caller.consumer -- a handler that closes its connection is not waited for
   end
   self.closing:wait()
 end

@@ -95,14 +95,24 @@ local function rate(name, count, now)
   return seen.rate
 end
 
+-- By queue, the figures of all its consumers together.
+local function consumers()
+  local queues = {}
+  for _, c in ipairs(consume.open) do
+    local sum = queues[c.queue] or {}
+    for name, n in pairs(c:stats()) do sum[name] = (sum[name] or 0) + n end
+    queues[c.queue] = sum
+  end
+  return queues
+end
+
 function M.stats()
   local now = C.mx_now()
   local published, failed, pending = publish.totals()
-  local queues = {}
-  for _, c in ipairs(consume.open) do
-    local s = c:stats()
-    s.rate = rate("consume " .. c.queue, s.count, now)
-    queues[c.queue] = s
+  local queues = consumers()
+  for name, q in pairs(queues) do
+    q.rate = rate("consume " .. name, q.count, now)
+    q.handler = percentiles(consume.hists[name])
   end
   return {
     publish = { count = published, rate = rate("publish", published, now), errors = failed, in_flight = pending,

@@ -231,15 +231,22 @@ local function careful(self, seq, exchange, key, given, opts)
   return Receipt(seq, self.number)
 end
 
+-- What a handler publishes belongs to its delivery.
+local function owned(r, e)
+  local d = turn.current
+  if r and d.on_publish then d:on_publish(r) end
+  return r, e
+end
+
 -- receipt | nil, err
 function M.send(self, exchange, key, body, opts)
   local pub = self.pub
   if pub and not opts and type(body) == "string" and type(key) == "string" and type(exchange) == "string" then
     local seq = C.mx_publish(pub, exchange, #exchange, key, #key, body, #body, nil, self.flags, 0)
-    if seq >= 0 then return Receipt(seq, self.number) end
-    return careful(self, seq, exchange, key, body)
+    if seq >= 0 then return owned(Receipt(seq, self.number)) end
+    return owned(careful(self, seq, exchange, key, body))
   end
-  return careful(self, nil, exchange, key, body, opts)
+  return owned(careful(self, nil, exchange, key, body, opts))
 end
 local send = M.send
 

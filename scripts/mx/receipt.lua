@@ -89,6 +89,13 @@ local function wait(r, timeout)
 end
 M.wait = wait
 
+-- Calls f when the publish of a pending receipt has ended. f must not wait.
+function M.when_ended(r, f)
+  local ticket = C.mx_wait_new(turn.waits, -1)
+  turn.notify(ticket, f)
+  C.mx_receipt_watch(publishers[r.publisher].live, r.seq, ticket)
+end
+
 local receipt = {}
 function receipt.__index(r, key)
   if key == "state" then return STATES[state_of(r)] end

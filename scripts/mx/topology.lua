@@ -112,15 +112,15 @@ function M.queue(conn, name, options)
   return name
 end
 
--- Declares a dead-letter queue again after it went missing. true | nil, err
-function M.redeclare(conn, name)
-  for _, target in pairs(conn.dlq) do
-    if target.queue == name then
-      local ok, e = declare(conn, name, target.options, { ["x-queue-type"] = target.type })
-      return ok and true, e
-    end
+-- Declares the queue of dead letters again after it went missing; an exchange of somebody else's is left alone.
+-- true | nil, err
+function M.redeclare(conn, target)
+  if not target.queue then
+    return nil, err.new("config", ("no queue is bound to exchange %q with key %q, where dead letters go"):format(target.exchange,
+      target.key))
   end
-  return nil, err.new("config", "nothing is bound where dead letters go")
+  local ok, e = declare(conn, target.queue, target.options, { ["x-queue-type"] = target.type })
+  return ok and true, e
 end
 
 -- Exchanges and bindings --------------------------------------------------------------------------------------------
@@ -199,16 +199,18 @@ local function tier_name(s)
   return s / 3600 .. "h"
 end
 
--- The smallest tier that is not shorter than the delay.
-function M.tier(delay)
-  for _, s in ipairs(TIERS) do
-    if s >= delay then return { seconds = s, name = tier_name(s) } end
-  end
-  return { seconds = 86400, name = "24h" }
+local function tier_at(i) return { seconds = TIERS[i], name = tier_name(TIERS[i]) } end
+
+-- The smallest tier that is not shorter than the delay; with jitter perhaps one of its neighbours.
+function M.tier(delay, jitter)
+  local i = 1
+  while i < #TIERS and TIERS[i] < delay do i = i + 1 end
+  if jitter then i = math.max(1, math.min(#TIERS, i + math.random(-1, 1))) end
+  return tier_at(i)
 end
 
 -- QUEUE.retry.TIER holds messages for the tier and then returns them to QUEUE; declared again when it may have expired.
--- name | nil, err
+-- One that is there with other arguments is used as it is. name | nil, err
 function M.retry_queue(conn, queue, tier)
   local name = queue .. ".retry." .. tier.name
   local at = conn.declared[name]
@@ -218,7 +220,7 @@ function M.retry_queue(conn, queue, tier)
     ["x-queue-type"] = conn.queues[queue] ~= "stream" and conn.queues[queue] or nil, ["x-message-ttl"] = ms,
     ["x-expires"] = 2 * ms + 60000, ["x-dead-letter-exchange"] = "", ["x-dead-letter-routing-key"] = queue,
   })
-  if not ok then return nil, e end
+  if not ok and e.reply_code ~= 406 then return nil, e end
   conn.declared[name] = C.mx_now()
   return name
 end

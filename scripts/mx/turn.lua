@@ -104,6 +104,12 @@ function M.again(e)
   error(e, 0)
 end
 
+-- pcall with on_error; a script's loop in f that the turn limit stops ends here.
+function M.guard(f, ...)
+  local ok, a, b = xpcall(f, on_error, ...)
+  return ok, a, b
+end
+
 local function body(f, finish, ...)
   finish(xpcall(f, on_error, ...))
 end
@@ -187,21 +193,28 @@ end
 
 -- One handler's loop over its deliveries: compiled from this text for each consumer, since what the JIT learns of
 -- one handler (that it cannot be compiled, say) sticks to the loop's prototype. The guard is one xpcall a batch.
+-- Handlers are timed without a clock read a message: the first of each batch, and of a long one each 64th.
+-- d.look: an ack alone is not enough, decide has to look at it.
 local SERVE = [[
-local inbox, slot, mask, t, Ref, handler, decide, band, number = ...
+local inbox, slot, mask, t, Ref, handler, decide, band, number, hist, now, record = ...
 return function(d) return function()
-  local tick = t.tick
+  local tick, from = t.tick, now()
   while inbox.head ~= inbox.tail do
     local h = inbox.head
+    if band(h, 63) == 0 then from = now() end
     local m = slot + band(h, mask)
     d.seq = h
     inbox.head = h + 1
     t.work = t.work + 1
     local verdict, why = handler(Ref(m, h, number))
-    if (verdict == true or verdict == nil and why == nil) and not d.late then
+    if (verdict == true or verdict == nil and why == nil) and not d.look then
       m.verdict = 1
-    else
-      decide(d, h, verdict, why)
+    elseif decide(d, h, verdict, why) then
+      return
+    end
+    if from ~= 0 then
+      record(hist, now() - from)
+      from = 0
     end
     if t.tick ~= tick then return end
   end
@@ -213,18 +226,19 @@ local function serve(d)
   while true do
     local ok, e = xpcall(loop, on_error)
     t.work = t.work + 1                     -- what comes of it has a turn limit of its own
-    if ok then co_yield(IDLE) else failed(d, d.seq, e) end
+    if ok or failed(d, d.seq, e) then co_yield(IDLE) end
   end
 end
 
--- A task that serves the deliveries of the consumer c = { inbox, Ref, handler, decide(d, seq, ...), failed(d, seq, e),
--- task = the metatable with what its tasks share: consumer, on_idle(d) }. It yields IDLE when it has none, and is not
--- counted among the tasks. Its first run is M.run(d, d).
+-- A task that serves the deliveries of the subscription c = { inbox, Ref, handler, hist, decide(d, seq, ...),
+-- failed(d, seq, e), task = the metatable with what its tasks share: consumer, on_idle(d) }; decide and failed answer
+-- true when the inbox is gone. It yields IDLE when it has none, and is not counted among the tasks. Its first run is
+-- M.run(d, d).
 function M.serve(c)
   local inbox = c.inbox
   c.serve = c.serve or assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler,
-    c.decide, band, c.number)
-  local d = setmetatable({ no = 1, co = co_create(serve), seq = 0, late = false }, c.task)
+    c.decide, band, c.number, c.hist, C.mx_now, C.mx_hist_record)
+  local d = setmetatable({ no = 1, co = co_create(serve), seq = 0, look = false, late = false }, c.task)
   d.loop = c.serve(d)
   return d
 end

@@ -1,0 +1,112 @@
+-- Settling: the verdict in a delivery's slot, and what goes on beside the handlers until there is one.
+--
+-- A subscription counts in `busy` the handlers and the asides (retries, dead letters, pauses) that still need its
+-- inbox; whoever leaves last lets it close.
+local ffi = require "ffi"
+local C, band = ffi.C, require "bit".band
+local turn, err, log = require "mx.turn", require "mx.err", require "mx.log"
+local tostring, type = tostring, type
+
+local M = { ACK = 1, REJECT = 2, REQUEUE = 3 }
+
+-- The slot of a delivery that nobody has settled; nil otherwise, also when its inbox is gone.
+local function unsettled(sub, seq)
+  if sub.over then return nil end
+  local m = sub.inbox.slot + band(seq, sub.inbox.mask)
+  if m.seq == seq and m.verdict == 0 then return m end
+end
+M.unsettled = unsettled
+
+function M.settle(sub, seq, verdict)
+  local m = unsettled(sub, seq)
+  if not m then return end
+  m.verdict = verdict
+  turn.t.again = 1
+end
+local settle = M.settle
+
+-- An error's text and its traceback, also for one that is not an error object.
+function M.explain(e)
+  if err.is(e) then return tostring(e), e.traceback end
+  if type(e) == "table" and e.traceback then return err.tostring(e.raised), e.traceback end
+  return err.tostring(e)
+end
+
+-- Failures are logged, at most ten a second a subscription.
+function M.complain(sub, what, e)
+  local text, trace = M.explain(e)
+  local now = C.mx_now()
+  if now - sub.log_since > 1 then
+    if sub.log_count > 10 then log.warn("more failures of this kind", { queue = sub.queue, count = sub.log_count - 10 }) end
+    sub.log_since, sub.log_count = now, 0
+  end
+  sub.log_count = sub.log_count + 1
+  if sub.log_count <= 10 then log.error(what, { queue = sub.queue, error = text, traceback = trace }) end
+end
+
+-- Asides ------------------------------------------------------------------------------------------------------------
+
+function M.enter(sub, seq)
+  sub.busy = sub.busy + 1
+  sub.asides[seq] = (sub.asides[seq] or 0) + 1
+end
+
+function M.leave(sub, seq)
+  sub.busy = sub.busy - 1
+  sub.asides[seq] = sub.asides[seq] > 1 and sub.asides[seq] - 1 or nil
+  if sub.stopping then sub.left() end
+end
+
+-- Calls f() after a pause, which a stop cuts short.
+local function after(sub, seconds, f)
+  if sub.stopping then return f() end
+  local ticket = C.mx_wait_new(turn.waits, seconds)
+  local function go()
+    sub.pauses[ticket] = nil
+    f()
+  end
+  sub.pauses[ticket] = go
+  turn.notify(ticket, go)
+end
+
+function M.nap(sub, seconds)
+  if sub.stopping then return end
+  local t, no = turn.current, turn.current.no
+  after(sub, seconds, function() turn.wake(t, no) end)
+  turn.park()
+end
+
+-- Ends the pauses of a subscription that stops.
+function M.hurry(sub)
+  for ticket, go in pairs(sub.pauses) do
+    turn.forget(ticket)
+    go()
+  end
+end
+
+-- Gives a delivery back, after a pause that doubles from 10 ms to 1 s while this happens again and again.
+function M.requeue(sub, seq)
+  local now = C.mx_now()
+  sub.pace = now - sub.requeued_at < sub.pace + 1 and math.min(sub.pace * 2, 1) or 0.01
+  sub.requeued_at = now
+  M.enter(sub, seq)
+  after(sub, sub.pace, function()
+    settle(sub, seq, M.REQUEUE)
+    M.leave(sub, seq)
+  end)
+end
+
+-- Runs f(sub, seq, ...) in a task beside the handlers. Should it raise, the delivery goes back.
+function M.aside(sub, seq, f, ...)
+  M.enter(sub, seq)
+  local t = turn.start(f, function(ok, e)
+    if not ok and not sub.over then
+      M.complain(sub, "settling failed", e)
+      M.requeue(sub, seq)
+    end
+    M.leave(sub, seq)
+  end, sub, seq, ...)
+  t.delivery = seq
+end
+
+return M

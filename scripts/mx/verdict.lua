@@ -1,0 +1,151 @@
+-- What a handler's answer means: the table of API.md, the retry policy, and the publishes that belong to a delivery.
+local turn, err, check = require "mx.turn", require "mx.err", require "mx.check"
+local msg, settle, handover, receipt = require "mx.msg", require "mx.settle", require "mx.handover", require "mx.receipt"
+local complain, unsettled = settle.complain, settle.unsettled
+local ACK, REJECT = settle.ACK, settle.REJECT
+
+local M = {}
+
+local function reject(sub, seq, why)
+  sub.counts.rejected = sub.counts.rejected + 1
+  local target, m = sub.conn.dlq[sub.queue], unsettled(sub, seq)
+  if not target or target.wire and m and not msg.retries_of(m) then    -- the broker can keep headers that we cannot read
+    return settle.settle(sub, seq, REJECT)
+  end
+  settle.aside(sub, seq, handover.dead_letter, why or "rejected")
+end
+
+local function retry(sub, seq, delay, why, jitter)
+  local m = unsettled(sub, seq)
+  if not m or not msg.retries_of(m) then return reject(sub, seq, why) end
+  sub.counts.retried = sub.counts.retried + 1
+  settle.aside(sub, seq, handover.retry_later, delay or sub.retry.base, why or "retry", jitter)
+end
+
+-- Failures ----------------------------------------------------------------------------------------------------------
+
+local function as_error(e)
+  if err.is(e) then return e end
+  local raised = type(e) == "table" and e.traceback and e.raised or e
+  return err.new("internal", err.tostring(raised), { cause = raised, traceback = type(e) == "table" and e.traceback or nil })
+end
+
+-- The script's own delay: seconds, nil for no more retries; false when it failed itself.
+local function chosen_delay(sub, n, seq, e)
+  local m = unsettled(sub, seq)
+  local ok, delay = turn.guard(sub.retry.delay, n, msg.Ref(m, seq, sub.number), as_error(e))
+  if ok and delay ~= nil then ok, delay = turn.guard(check.seconds, delay) end
+  if ok then return delay end
+  complain(sub, "retry.delay failed", delay)
+  return false
+end
+
+-- Seconds, and whether a neighbouring tier will do; nil when the message is to be rejected.
+local function delay_after(sub, seq, retries, e)
+  local r = sub.retry
+  if not retries or err.is(e) and e.retryable == false or retries >= r.max then return nil end
+  if r.delay then
+    local delay = chosen_delay(sub, retries + 1, seq, e)
+    if delay ~= false then return delay end
+  end
+  return math.min(r.base * r.factor ^ retries, r.max_delay), r.jitter
+end
+
+local function policy(sub, seq, e)
+  local m = unsettled(sub, seq)
+  if not m or sub.asides[seq] and not sub.waits[seq] then return end
+  sub.counts.failed = sub.counts.failed + 1
+  complain(sub, "handler failed", e)
+  if sub.auto_ack then return settle.settle(sub, seq, ACK) end
+  local delay, jitter = delay_after(sub, seq, msg.retries_of(m), e)
+  local text = settle.explain(e)
+  if delay then retry(sub, seq, delay, text, jitter) else reject(sub, seq, text) end
+end
+
+-- The retry policy, then as reject. Never raises: also called where nothing protects the loop.
+local function fail(sub, seq, e)
+  local ok, why = turn.guard(policy, sub, seq, e)
+  if ok then return end
+  complain(sub, "settling failed", why)
+  settle.requeue(sub, seq)
+end
+M.fail = fail
+
+-- Publishes made inside a handler ------------------------------------------------------------------------------------
+
+-- A server task has published: the receipt belongs to its delivery.
+function M.on_publish(d, receipt)
+  local sent = d.sent
+  if not sent then
+    d.sent, d.look = { receipt, room = 256 }, true
+    return
+  end
+  sent[#sent + 1] = receipt
+  if #sent < sent.room then return end
+  local left = {}                       -- a handler that publishes without end keeps only what matters
+  for _, r in ipairs(sent) do
+    if r.state ~= "confirmed" then left[#left + 1] = r end
+  end
+  left.room = math.max(256, 2 * #left)
+  d.sent = left
+end
+
+-- An ack that waits for receipts: called again when the one that it watches has ended.
+local Ending = {}
+Ending.__index = Ending
+
+function Ending:__call()
+  local sub, seq = self.sub, self.seq
+  while self.at <= #self.sent do
+    local r = self.sent[self.at]
+    if r.state == "pending" then return receipt.when_ended(r, self) end
+    local ok, e = r:wait()
+    if not ok then self.failure = self.failure or e end
+    self.at = self.at + 1
+  end
+  if self.failure and not self.sure then fail(sub, seq, self.failure) else settle.settle(sub, seq, ACK) end
+  sub.waits[seq] = nil
+  settle.leave(sub, seq)
+end
+
+local function ack_after(sub, seq, sent, sure)
+  settle.enter(sub, seq)
+  sub.waits[seq] = true
+  setmetatable({ sub = sub, seq = seq, sent = sent, sure = sure, at = 1 }, Ending)()
+end
+
+-- Answers -----------------------------------------------------------------------------------------------------------
+
+local ANSWERS = {
+  reject = function(sub, seq, why) reject(sub, seq, why and tostring(why)) end,
+  retry = function(sub, seq, seconds) retry(sub, seq, seconds and check.seconds(seconds)) end,
+  requeue = function(sub, seq) settle.requeue(sub, seq) end,
+}
+
+local function not_understood(sub, verdict)
+  local info = debug.getinfo(sub.handler, "S")
+  return err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", \"retry\", "
+    .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, err.tostring(verdict)))
+end
+
+local function done(sub, seq, sent, sure)
+  if sub.manual then return end
+  if sent then ack_after(sub, seq, sent, sure) else settle.settle(sub, seq, ACK) end
+end
+
+-- What the handler returned for a delivery; sent: the receipts of what it published.
+function M.decided(sub, seq, verdict, why, sent)
+  if not unsettled(sub, seq) or sub.asides[seq] then return end       -- by its own method
+  if verdict == true or verdict == nil and why == nil then return done(sub, seq, sent, verdict) end
+  if verdict == nil then return fail(sub, seq, why) end
+  if verdict == false then return fail(sub, seq, why or err.new("internal", "the handler returned false")) end
+  local f = ANSWERS[verdict]
+  if not f then return fail(sub, seq, not_understood(sub, verdict)) end
+  if sub.auto_ack then return fail(sub, seq, err.new("validation", "cannot " .. verdict .. " with auto_ack: it is settled")) end
+  f(sub, seq, why)
+end
+
+msg.settling("ack", function(sub, seq) settle.settle(sub, seq, ACK) end)
+for name, f in pairs(ANSWERS) do msg.settling(name, f) end
+
+return M
