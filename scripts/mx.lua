@@ -35,7 +35,7 @@ function mx.connect(options)
   return nil, why
 end
 
--- Topology, and mx.consume
+-- Topology, mx.consume and mx.dlq
 for name, call in pairs(conns.calls) do
   local f, types = call[1], { unpack(call, 2) }
   mx[name] = function(...)

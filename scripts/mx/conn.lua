@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
 local url, log, publish, topology = require "mx.url", require "mx.log", require "mx.publish", require "mx.topology"
-local consume, event, task = require "mx.consume", require "mx.event", require "mx.task"
+local consume, dlq, event, task = require "mx.consume", require "mx.dlq", require "mx.event", require "mx.task"
 
 local M = { open = {} }
 
@@ -193,7 +193,7 @@ M.calls = {
   bind = { topology.bind, "string", "string", "string?", "table?" },
   unbind = { topology.unbind, "string", "string", "string?", "table?" },
   bind_exchange = { topology.bind_exchange, "string", "string", "string?", "table?" },
-  purge = { topology.purge, "string" }, queue_info = { topology.queue_info, "string" },
+  dlq = { dlq.dlq, "string" }, purge = { topology.purge, "string" }, queue_info = { topology.queue_info, "string" },
   delete_queue = { topology.delete_queue, "string" }, delete_exchange = { topology.delete_exchange, "string" },
 }
 for name, call in pairs(M.calls) do

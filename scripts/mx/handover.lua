@@ -1,7 +1,8 @@
 -- Handing a failed message on: a confirmed copy to a delay queue or to the dead letters, then the ack.
 local ffi = require "ffi"
 local log = require "mx.log"
-local msg, settle, publish, topology = require "mx.msg", require "mx.settle", require "mx.publish", require "mx.topology"
+local msg, settle, publish = require "mx.msg", require "mx.settle", require "mx.publish"
+local topology, delays = require "mx.topology", require "mx.delay"
 local getters, complain = msg.getters, settle.complain
 
 local M = {}
@@ -112,8 +113,8 @@ end
 function M.retry_later(sub, seq, delay, reason, jitter)
   local m = settle.unsettled(sub, seq)
   if not m then return end
-  local tier = topology.tier(delay, jitter)
-  local function declare() return topology.retry_queue(sub.conn, sub.queue, tier) end
+  local tier = delays.tier(delay, jitter)
+  local function declare() return delays.declare(sub.conn, sub.queue, tier) end
   local key, e = declare()
   if not key then return wait_here(sub, seq, delay, e) end
   hand_over(sub, seq, "", key, { ["x-mx-retries"] = msg.retries_of(m) + 1, ["x-mx-error"] = reason_of(reason) }, function()

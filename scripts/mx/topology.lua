@@ -80,6 +80,7 @@ local function declare(conn, name, o, args)
   if exclusive then conn.exclusive[name] = true end
   return call(conn, "queue", { name = name, flags = flags, args = args }, ("queue %q"):format(name))
 end
+M.declare = declare
 
 -- name | nil, err
 function M.queue(conn, name, options)
@@ -187,42 +188,6 @@ function M.topology(conn, t)
     if not ok then return nil, e end
   end
   return true
-end
-
--- Delay tiers -------------------------------------------------------------------------------------------------------
-
-local TIERS = { 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400 }
-
-local function tier_name(s)
-  if s < 60 then return s .. "s" end
-  if s < 3600 then return s / 60 .. "m" end
-  return s / 3600 .. "h"
-end
-
-local function tier_at(i) return { seconds = TIERS[i], name = tier_name(TIERS[i]) } end
-
--- The smallest tier that is not shorter than the delay; with jitter perhaps one of its neighbours.
-function M.tier(delay, jitter)
-  local i = 1
-  while i < #TIERS and TIERS[i] < delay do i = i + 1 end
-  if jitter then i = math.max(1, math.min(#TIERS, i + math.random(-1, 1))) end
-  return tier_at(i)
-end
-
--- QUEUE.retry.TIER holds messages for the tier and then returns them to QUEUE; declared again when it may have expired.
--- One that is there with other arguments is used as it is. name | nil, err
-function M.retry_queue(conn, queue, tier)
-  local name = queue .. ".retry." .. tier.name
-  local at = conn.declared[name]
-  if at and C.mx_now() - at < tier.seconds then return name end
-  local ms = math.floor(tier.seconds * 1000)
-  local ok, e = declare(conn, name, {}, {
-    ["x-queue-type"] = conn.queues[queue] ~= "stream" and conn.queues[queue] or nil, ["x-message-ttl"] = ms,
-    ["x-expires"] = 2 * ms + 60000, ["x-dead-letter-exchange"] = "", ["x-dead-letter-routing-key"] = queue,
-  })
-  if not ok and e.reply_code ~= 406 then return nil, e end
-  conn.declared[name] = C.mx_now()
-  return name
 end
 
 return M
