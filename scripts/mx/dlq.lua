@@ -80,8 +80,8 @@ end
 
 -- What a dead letter was before it failed: exchange, key, body and options of a publish.
 local function as_it_was(self, m)
-  local headers, exchange, key = msg.headers_of(m.m), nil, nil
-  exchange, key = headers["x-mx-origin-exchange"], headers["x-mx-origin-key"]
+  local headers = msg.headers_of(m.m)
+  local exchange, key = headers["x-mx-origin-exchange"], headers["x-mx-origin-key"]
   if type(key) ~= "string" then exchange, key = from_death(headers, self.queue) end
   for _, name in ipairs { "x-mx-error", "x-mx-retries", "x-mx-first-seen", "x-mx-origin", "x-mx-origin-exchange", "x-mx-origin-key",
                           "x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason" } do

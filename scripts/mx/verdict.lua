@@ -74,17 +74,17 @@ M.fail = fail
 -- Publishes made inside a handler ------------------------------------------------------------------------------------
 
 -- A server task has published: the receipt belongs to its delivery.
-function M.on_publish(d, receipt)
+function M.on_publish(d, r)
   local sent = d.sent
   if not sent then
-    d.sent, d.look = { receipt, room = 256 }, true
+    d.sent, d.look = { r, room = 256 }, true
     return
   end
-  sent[#sent + 1] = receipt
+  sent[#sent + 1] = r
   if #sent < sent.room then return end
   local left = {}                       -- a handler that publishes without end keeps only what matters
-  for _, r in ipairs(sent) do
-    if r.state ~= "confirmed" then left[#left + 1] = r end
+  for _, old in ipairs(sent) do
+    if old.state ~= "confirmed" then left[#left + 1] = old end
   end
   left.room = math.max(256, 2 * #left)
   d.sent = left
