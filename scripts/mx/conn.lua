@@ -172,7 +172,7 @@ function M.new(options)
     heartbeat = o.heartbeat or 10, connect_timeout = o.connect_timeout or 10, rpc_timeout = o.rpc_timeout or 30,
     max_body = o.max_body or 16 * 1024 * 1024,
     reconnect = { base = r.base or 0.2, max = r.max or 30, jitter = r.jitter ~= false },
-    links = {}, at = {}, opening = {}, blocked = {}, dlq = {}, queues = {}, declared = {}, exclusive = {},
+    links = {}, at = {}, opening = {}, blocked = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {},
   }, Conn)
   M.open[#M.open + 1] = self
   return self

@@ -14,7 +14,7 @@ Dlq.__index = Dlq
 
 -- dlq | nil, err
 function M.dlq(conn, queue)
-  local target = conn.dlq[queue] or { queue = queue .. ".dlq" }
+  local target = conn.dead_letters[queue] or { queue = queue .. ".dlq" }
   if not target.queue then
     return nil, err.new("config", ("mx.dlq: the dead letters of %q go to exchange %q, not to a queue"):format(queue, target.exchange))
   end
@@ -80,7 +80,7 @@ end
 
 -- What a dead letter was before it failed: exchange, key, body and options of a publish.
 local function as_it_was(self, m)
-  local headers = msg.headers_of(m.m)
+  local headers = assert(msg.read_headers(m.m))
   local exchange, key = headers["x-mx-origin-exchange"], headers["x-mx-origin-key"]
   if type(key) ~= "string" then exchange, key = from_death(headers, self.queue) end
   for _, name in ipairs { "x-mx-error", "x-mx-retries", "x-mx-first-seen", "x-mx-origin", "x-mx-origin-exchange", "x-mx-origin-key",

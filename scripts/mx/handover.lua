@@ -93,7 +93,7 @@ local function reason_of(text) return #text > REASON_MAX and text:sub(1, REASON_
 function M.dead_letter(sub, seq, reason)
   local m = settle.unsettled(sub, seq)
   if not m then return end
-  local target = sub.conn.dlq[sub.queue]
+  local target = sub.conn.dead_letters[sub.queue]
   if not target then return settle.settle(sub, seq, settle.REJECT) end
   hand_over(sub, seq, target.exchange, target.key, { ["x-mx-error"] = reason_of(reason), ["x-mx-retries"] = msg.retries_of(m) or 0 },
             function() return topology.redeclare(sub.conn, target) end)

@@ -97,7 +97,7 @@ function M.queue(conn, name, options)
       args["x-dead-letter-routing-key"] = args["x-dead-letter-routing-key"] or target.key
     end
     target.options, target.type = { durable = o.durable }, args["x-queue-type"]
-    conn.dlq[name] = target
+    conn.dead_letters[name] = target
   end
   local reply, e = declare(conn, name, o, args)
   if not reply then return nil, e end

@@ -8,7 +8,7 @@ local M = {}
 
 local function reject(sub, seq, why)
   sub.counts.rejected = sub.counts.rejected + 1
-  local target, m = sub.conn.dlq[sub.queue], unsettled(sub, seq)
+  local target, m = sub.conn.dead_letters[sub.queue], unsettled(sub, seq)
   if not target or target.wire and m and not msg.retries_of(m) then    -- the broker can keep headers that we cannot read
     return settle.settle(sub, seq, REJECT)
   end
