@@ -37,3 +37,33 @@ describe("a hot loop", function()
     end)
   end
 end)
+
+describe("an option", function()
+  it("reaches its function, however hot the code between them is", function()
+    local path = os.tmpname()
+    local f = assert(io.open(path, "w"))
+    f:write [[
+      local bad = 0
+      for k = 1, 200 do
+        local c = assert(mx.connect { url = "mem://" .. k })
+        local x = assert(c:exchange("x", { type = "topic", durable = false }))
+        local q = assert(c:queue("q", { durable = false, dlq = true, bind = { { x, "#" } } }))
+        assert(c:consume(q, function() return "reject" end))
+        local n = 0
+        assert(c:consume("q.dlq", function(m)
+          n = n + 1
+          if m.headers["x-mx-origin"] ~= q then bad = bad + 1 end
+        end))
+        for i = 1, 6 do assert(c:publish(x, "key." .. i, "x", { id = "id-" .. i, headers = { n = i } })) end
+        while n < 6 do mx.sleep(0.001) end
+        c:close()
+      end
+      print(bad)
+    ]]
+    f:close()
+    local p = io.popen(("timeout 120 %s -u mem:// %s 2>&1"):format(MXRUN, path))
+    assert.equal("0\n", p:read "*a")
+    p:close()
+    os.remove(path)
+  end)
+end)
