@@ -6,7 +6,8 @@ local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
-local topology, fieldtable, wait = require "mx.topology", require "mx.fieldtable", require "mx.wait"
+local topology, fieldtable = require "mx.topology", require "mx.fieldtable"
+local wait, log = require "mx.wait", require "mx.log"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
 local M = { open = {}, hists = {} }     -- open: consumers, for the exit rule and the drain; hists: by queue
@@ -120,8 +121,17 @@ local function counted(sub, to)
   end
 end
 
+-- What nobody has settled, and nobody is about to, goes back.
+local function give_back(sub)
+  for i = 0, sub.inbox.head - sub.inbox.settled - 1 do
+    local seq = sub.inbox.settled + i
+    if not sub.asides[seq] then settle.settle(sub, seq, settle.REQUEUE) end
+  end
+end
+
 local function close(sub)
   if sub.over then return end
+  give_back(sub)
   counted(sub, sub.counts)
   sub.over = true
   msg.subs[sub.number] = nil
@@ -147,13 +157,9 @@ end
 
 -- Its handlers are not waited for any more: what they hold goes back, and what they do later settles nothing.
 local function give_up(sub)
-  local n = sub.active
   for _, d in ipairs(sub.tasks) do d.look, d.late = true, true end
-  for i = 0, sub.inbox.head - sub.inbox.settled - 1 do
-    local seq = sub.inbox.settled + i
-    if not sub.asides[seq] then settle.settle(sub, seq, settle.REQUEUE) end
-  end
-  return n
+  give_back(sub)
+  return sub.active
 end
 
 local function request(sub)
@@ -188,7 +194,7 @@ end
 local function new_subscription(c)
   local sub = setmetatable({
     consumer = c, starting = true, active = 0, busy = 0, idle = {}, tasks = {}, asides = {}, waits = {}, pauses = {}, line = wait.line(),
-    pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0, Ref = msg.Ref, decide = decide, failed = failed,
+    refused = 0, pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0, Ref = msg.Ref, decide = decide, failed = failed,
   }, { __index = c })
   numbers = numbers + 1
   sub.number = numbers
@@ -327,10 +333,19 @@ function Consumer:stats()
            requeued = counts.requeued, stuck = self.counts.stuck }
 end
 
+-- Tells of what the connection could not take in.
+local function look(sub)
+  local ib = sub.inbox
+  if ib.refused == sub.refused then return end
+  log.error("a message was rejected unread", { queue = sub.queue, reason = ffi.string(ib.refusal), count = ib.refused - sub.refused })
+  sub.refused = ib.refused
+end
+
 -- A consumer that the broker ended (its queue was deleted, say), if any: consumer, err.
 function M.lost()
   for _, c in ipairs(M.open) do
     local sub = c.sub
+    if sub and sub.inbox and not sub.over then look(sub) end
     if sub and sub.inbox and not sub.stopping and sub.inbox.state == 3 then
       return c, err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
         sub.inbox.cancelled ~= 0 and ": the queue was deleted or moved" or ""))
