@@ -160,6 +160,9 @@ typedef struct mx_pub {
 
 mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket);
 int mx_pub_reopen(mx_pub *p, uint32_t ticket);          /* a new channel after the broker closed the old one */
+/* Direct reply-to: what is published with reply_to "amq.rabbitmq.reply-to" on p's channel is answered into this inbox,
+ * without acks; its state is MX_CLOSED once that channel is. NULL: the link has none, the ticket is not posted. */
+mx_inbox *mx_pub_replies(mx_pub *p, uint32_t ticket);
 void mx_pub_close(mx_pub *p, uint32_t ticket);          /* pending publishes end as lost; freed when posted */
 /* The sequence number; or negative: MX_EAGAIN window full, MX_ECLOSED, MX_EVALIDATION (mx_refusal says why).
  * props NULL: delivery mode 2 (MX_TRANSIENT: 1); a missing message id is made. timeout 0: the publisher's. */

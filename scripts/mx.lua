@@ -52,6 +52,7 @@ local function default_publisher()
 end
 function mx.publish(exchange, key, body, opts) return send_and_wait(publisher or default_publisher(), exchange, key, body, opts) end
 function mx.publish_async(exchange, key, body, opts) return send(publisher or default_publisher(), exchange, key, body, opts) end
+function mx.call(exchange, key, body, opts) return conn():call(exchange, key, body, opts) end
 function mx.publisher(options)
   check.args("mx.publisher", { "table?" }, options)
   local o = {}

@@ -53,8 +53,9 @@ static void on_blocked(void *arg, int on) {
     mx_amqp_wake(a);
 }
 
-static void begin_deliveries(mx_amqp_consumer *c) {
-    if (c->base.inbox.state == MX_OPENING) c->base.inbox.state = MX_OPEN; /* it may be cancelled already */
+static void begin_deliveries(mx_line *l) {
+    mx_amqp_consumer *c = l->kind == MX_CONSUMER ? mx_consumer_of(l) : mx_publisher_of(l)->replies;
+    if (c && c->base.inbox.state == MX_OPENING) c->base.inbox.state = MX_OPEN; /* it may be cancelled already */
 }
 
 static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
@@ -73,7 +74,7 @@ static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
             return;
         }
         mx_request *r = mx_line_take(l);
-        if (method == AMQP_BASIC_CONSUME_OK_METHOD) begin_deliveries(mx_consumer_of(l));
+        if (method == AMQP_BASIC_CONSUME_OK_METHOD) begin_deliveries(l);
         if (method == AMQP_CONFIRM_SELECT_OK_METHOD) mx_publisher_of(l)->base.confirm.pub.state = MX_OPEN;
         mx_line_answer(l, r, method, decoded);
         free(r);
@@ -300,7 +301,8 @@ static const mx_link_ops ops = {mx_amqp_call,
                                 mx_amqp_publish,
                                 fill,
                                 flush,
-                                close_link};
+                                close_link,
+                                mx_amqp_replies};
 
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     mx_amqp *a = mx_zalloc(sizeof *a);

@@ -44,7 +44,8 @@ typedef struct mx_amqp_publisher {
     mx_publisher base; /* first */
     mx_line line;
     uint32_t close_ticket, unflushed, window;
-    int closing, held; /* held: the window reads 0 until the output has drained */
+    int closing, held;         /* held: the window reads 0 until the output has drained */
+    mx_amqp_consumer *replies; /* of direct reply-to; its line has no channel of its own */
 } mx_amqp_publisher;
 
 struct mx_amqp {
@@ -118,6 +119,8 @@ void mx_amqp_close_inbox(mx_inbox *ib, uint32_t ticket);
 void mx_amqp_settle(mx_amqp_consumer *c);     /* what is worth an ack by now */
 void mx_amqp_settle_all(mx_amqp_consumer *c); /* also what lies beyond a gap: nobody will hear of it later */
 void mx_amqp_free_consumer(mx_amqp_consumer *c);
+mx_inbox *mx_amqp_replies(mx_pub *pub, uint32_t ticket);
+void mx_amqp_lose_replies(mx_amqp_publisher *p); /* before the publisher's channel goes */
 
 /* ---- publisher.c ---- */
 

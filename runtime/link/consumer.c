@@ -48,8 +48,9 @@ static void on_acks(mx_timer *t, void *arg) {
  * so that both work at once; when deliveries come in dribbles, for a half. None is older than 5 ms. */
 static int may_wait(const mx_amqp_consumer *c) {
     const mx_inbox *ib = &c->base.inbox;
+    if (c->no_ack) return 0;
     uint32_t enough = c->line.link->again ? c->line.chan->slice : 2 * c->line.chan->slice;
-    return ib->state == MX_OPEN && !c->no_ack && ib->head - ib->settled < enough && ib->head - ib->settled <= c->prefetch / 2;
+    return ib->state == MX_OPEN && ib->head - ib->settled < enough && ib->head - ib->settled <= c->prefetch / 2;
 }
 
 void mx_amqp_settle(mx_amqp_consumer *c) {
@@ -69,6 +70,8 @@ void mx_amqp_settle_all(mx_amqp_consumer *c) {
 
 void mx_amqp_free_consumer(mx_amqp_consumer *c) {
     mx_amqp *a = c->line.link;
+    for (mx_line *l = a->lines; l; l = l->next)
+        if (l->kind == MX_PUBLISHER && mx_publisher_of(l)->replies == c) mx_amqp_lose_replies(mx_publisher_of(l));
     mx_timer_stop(mx_amqp_timers(a), &c->acks);
     mx_timer_stop(mx_amqp_timers(a), &c->gaps);
     mx_line_drop(&c->line);
@@ -110,27 +113,36 @@ static void make_inbox(mx_amqp_consumer *c, uint32_t prefetch) {
     c->spare = c->base.inbox.mask + 1 - prefetch;
 }
 
-mx_inbox *mx_amqp_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
-    mx_amqp *a = (mx_amqp *)link;
+static mx_amqp_consumer *new_consumer(mx_amqp *a, uint32_t prefetch, int no_ack) {
     mx_amqp_consumer *c = mx_zalloc(sizeof *c);
-    mx_inbox *ib = &c->base.inbox;
-    make_inbox(c, o->prefetch);
+    make_inbox(c, prefetch);
     c->base.link = &a->base;
     c->acks.fire = on_acks;
     c->gaps.fire = on_gaps;
     c->acks.arg = c->gaps.arg = c;
-    c->no_ack = (o->flags & MX_F_NO_ACK) != 0;
+    c->no_ack = no_ack;
     mx_line_add(&c->line, MX_CONSUMER, a);
+    return c;
+}
+
+/* From now on deliveries on the channel go to the consumer. */
+static void attach(mx_amqp_consumer *c, mx_chan *h, mx_span tag) {
+    h->consumer_tag[0] = (uint8_t)tag.n;
+    memcpy(h->consumer_tag + 1, tag.p, tag.n);
+    h->inbox = &c->base.inbox;
+    h->no_ack = (uint8_t)c->no_ack;
+    h->slice = c->prefetch ? (c->prefetch + 3) / 4 : NO_PREFETCH_SLICE;
+}
+
+mx_inbox *mx_amqp_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
+    mx_amqp *a = (mx_amqp *)link;
+    mx_amqp_consumer *c = new_consumer(a, o->prefetch, (o->flags & MX_F_NO_ACK) != 0);
+    mx_inbox *ib = &c->base.inbox;
     int code = check_consume(o);
     if (code) return fail_consume(c, ticket, code, mx_refusal());
     mx_line_open(&c->line);
-    mx_chan *h = c->line.chan;
-    if (!h) return fail_consume(c, ticket, MX_ECHANNEL, mx_line_refusal(a));
-    h->consumer_tag[0] = (uint8_t)o->tag.n;
-    memcpy(h->consumer_tag + 1, o->tag.p, o->tag.n);
-    h->inbox = ib;
-    h->no_ack = (uint8_t)c->no_ack;
-    h->slice = o->prefetch ? (o->prefetch + 3) / 4 : NO_PREFETCH_SLICE;
+    if (!c->line.chan) return fail_consume(c, ticket, MX_ECHANNEL, mx_line_refusal(a));
+    attach(c, c->line.chan, o->tag);
     mx_arguments args = mx_arguments_read(o->args);
     amqp_basic_qos_t qos = {0, (uint16_t)o->prefetch, 0};
     amqp_basic_consume_t m = {
@@ -140,6 +152,27 @@ mx_inbox *mx_amqp_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     if (code) mx_amqp_post(a, ticket, code, 0, mx_refusal());
     mx_arguments_drop(&args);
     return ib;
+}
+
+/* RabbitMQ's direct reply-to: replies come on the channel that the request was published on, to a consumer of its own. */
+mx_inbox *mx_amqp_replies(mx_pub *pub, uint32_t ticket) {
+    mx_amqp_publisher *p = (mx_amqp_publisher *)pub;
+    mx_amqp *a = p->line.link;
+    mx_amqp_consumer *c = new_consumer(a, 0, 1);
+    if (pub->state != MX_OPEN || p->replies) return fail_consume(c, ticket, MX_ECHANNEL, "the channel is not free for replies");
+    p->replies = c;
+    attach(c, p->line.chan, mx_span_of("replies"));
+    amqp_basic_consume_t m = {
+        .queue = amqp_cstring_bytes("amq.rabbitmq.reply-to"), .consumer_tag = amqp_cstring_bytes("replies"), .no_ack = 1};
+    mx_line_ask(&p->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket);
+    return &c->base.inbox;
+}
+
+void mx_amqp_lose_replies(mx_amqp_publisher *p) {
+    if (!p->replies) return;
+    if (p->line.chan) p->line.chan->inbox = NULL;
+    p->replies->base.inbox.state = MX_CLOSED;
+    p->replies = NULL;
 }
 
 void mx_amqp_cancel(mx_inbox *ib, uint32_t ticket) {

@@ -805,8 +805,8 @@ static void close_link(mx_link *link, uint32_t ticket) {
     free(e);
 }
 
-static const mx_link_ops ops = {call,      consume, cancel, close_inbox, open_pub,  reopen_pub,
-                                close_pub, publish, fill,   flush,       close_link};
+static const mx_link_ops ops = {call,      consume, cancel, close_inbox, open_pub,   reopen_pub,
+                                close_pub, publish, fill,   flush,       close_link, NULL};
 
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     embedded *e = mx_zalloc(sizeof *e);

@@ -50,6 +50,10 @@ MX_EXPORT mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double t
 }
 
 MX_EXPORT int mx_pub_reopen(mx_pub *p, uint32_t ticket) { return pub_ops(p)->pub_reopen(p, ticket); }
+MX_EXPORT mx_inbox *mx_pub_replies(mx_pub *p, uint32_t ticket) {
+    return pub_ops(p)->replies ? pub_ops(p)->replies(p, ticket) : NULL;
+}
+
 MX_EXPORT void mx_pub_close(mx_pub *p, uint32_t ticket) { pub_ops(p)->pub_close(p, ticket); }
 
 MX_EXPORT double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const char *key, size_t key_size,

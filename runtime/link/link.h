@@ -23,6 +23,7 @@ typedef struct mx_link_ops {
     int (*fill)(mx_link *l);   /* moves one slice of deliveries and events in; 1: there is more at hand */
     void (*flush)(mx_link *l); /* settlements and everything buffered go out */
     void (*close)(mx_link *l, uint32_t ticket);
+    mx_inbox *(*replies)(mx_pub *p, uint32_t ticket); /* NULL: it has no direct reply-to */
 } mx_link_ops;
 
 /* What a link gets from the worker, which outlives it. */

@@ -71,6 +71,7 @@ int mx_amqp_reopen_pub(mx_pub *pub, uint32_t ticket) {
 
 void mx_amqp_free_publisher(mx_amqp_publisher *p) {
     mx_amqp *a = p->line.link;
+    mx_amqp_lose_replies(p);
     mx_confirm_lose(&p->base.confirm);
     mx_confirm_fini(&p->base.confirm);
     free(p->base.confirm.pub.error);
@@ -155,6 +156,7 @@ double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body,
 
 void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *text) {
     mx_pub *pub = &p->base.confirm.pub;
+    mx_amqp_lose_replies(p);
     pub->state = MX_CLOSED;
     pub->reply_code = (uint16_t)reply_code;
     free(pub->error);

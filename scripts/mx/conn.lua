@@ -3,7 +3,8 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
 local url, log, publish, topology = require "mx.url", require "mx.log", require "mx.publish", require "mx.topology"
-local consume, dlq, event, task = require "mx.consume", require "mx.dlq", require "mx.event", require "mx.task"
+local consume, dlq, calls = require "mx.consume", require "mx.dlq", require "mx.call"
+local event, task = require "mx.event", require "mx.task"
 
 local M = { open = {} }
 
@@ -184,6 +185,7 @@ function Conn:publisher()
 end
 
 function Conn:publish(exchange, key, body, opts) return publish.send_and_wait(self:publisher(), exchange, key, body, opts) end
+function Conn:call(exchange, key, body, opts) return calls.call(self, exchange, key, body, opts) end
 function Conn:publish_async(exchange, key, body, opts) return publish.send(self:publisher(), exchange, key, body, opts) end
 
 -- What a connection does: the function, and the types of its arguments. mx does the same with the default connection.
@@ -207,6 +209,7 @@ end
 local function shut(conn)
   consume.close_all(conn)
   conn.closed = true
+  calls.close(conn)
   for _, line in pairs(conn.opening) do turn.raise(line.dialler, closed(conn)) end
   publish.close_all(conn)
   for kind, link in pairs(conn.links) do

@@ -94,7 +94,7 @@ end
 
 -- Subscriptions -------------------------------------------------------------------------------------------------------
 
-local tags, numbers = 0, 0
+local tags = 0
 
 local function remove(list, x)
   for i = #list, 1, -1 do
@@ -196,8 +196,7 @@ local function new_subscription(c)
     consumer = c, starting = true, active = 0, busy = 0, idle = {}, tasks = {}, asides = {}, waits = {}, pauses = {}, line = wait.line(),
     refused = 0, pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0, Ref = msg.Ref, decide = decide, failed = failed,
   }, { __index = c })
-  numbers = numbers + 1
-  sub.number = numbers
+  sub.number = msg.number()
   sub.task = shared(sub)
   sub.drain = function() drain(sub) end
   sub.left = function()

@@ -10,8 +10,14 @@ local error, tostring, tonumber, setmetatable = error, tostring, tonumber, setme
 
 local subs = {}                                         -- by number: subscriptions whose inbox is there
 local kept = setmetatable({}, { __mode = "k" })         -- by msg: { m = its own copy, queue, tag, conn }
+local numbers = 0
 local M = { subs = subs, getters = {}, methods = {} }
 local getters, methods = M.getters, M.methods
+
+function M.number()
+  numbers = numbers + 1
+  return numbers
+end
 
 -- Properties ------------------------------------------------------------------------------------------------------
 

@@ -137,6 +137,8 @@ local function ready(self)
   end
 end
 
+M.ready = ready
+
 -- When the window has room, as many go on as fit into it.
 local function watch_room(self)
   if self.watching or not self.pub then return end
