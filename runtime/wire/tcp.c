@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include "wire/stream.h"
 
-struct mx_stream {
+typedef struct tcp {
+    mx_stream base; /* first */
     uv_tcp_t tcp;
     uv_getaddrinfo_t resolve;
     uv_connect_t connect;
@@ -15,15 +16,15 @@ struct mx_stream {
     void *arg;
     int timeout_ms, refused; /* refused: why the name was not even looked up, 0: it was */
     int resolving, has_tcp, writing, reading, up, down, closing;
-};
+} tcp;
 
-static void tell_down(mx_stream *s, const char *why) {
+static void tell_down(tcp *s, const char *why) {
     if (s->down || s->closing) return;
     s->down = 1;
     s->events->down(s->arg, why);
 }
 
-static void finish(mx_stream *s) {
+static void finish(tcp *s) {
     if (s->resolving || s->has_tcp) return;
     uv_freeaddrinfo(s->addresses);
     mx_buffer_fini(&s->rest);
@@ -32,22 +33,22 @@ static void finish(mx_stream *s) {
 }
 
 static void on_closed(uv_handle_t *h) {
-    mx_stream *s = h->data;
+    tcp *s = h->data;
     s->has_tcp = 0;
     if (s->closing) finish(s);
 }
 
-static void try_address(mx_stream *s);
+static void try_address(tcp *s);
 
 static void on_next(uv_handle_t *h) {
-    mx_stream *s = h->data;
+    tcp *s = h->data;
     s->has_tcp = 0;
     if (s->closing) finish(s);
     else try_address(s);
 }
 
 static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out) {
-    mx_stream *s = h->data;
+    tcp *s = h->data;
     uint8_t *p = NULL;
     size_t n = 0;
     (void)suggested;
@@ -56,7 +57,7 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out) {
 }
 
 static void on_read(uv_stream_t *h, ssize_t n, const uv_buf_t *buffer) {
-    mx_stream *s = h->data;
+    tcp *s = h->data;
     (void)buffer;
     if (n == UV_ENOBUFS) { /* the owner had no room */
         uv_read_stop(h);
@@ -69,24 +70,26 @@ static void on_read(uv_stream_t *h, ssize_t n, const uv_buf_t *buffer) {
     }
 }
 
-void mx_stream_resume(mx_stream *s) {
+static void resume(mx_stream *stream) {
+    tcp *s = (tcp *)stream;
     if (s->reading || !s->up || s->down || s->closing) return;
     s->reading = 1;
     uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
 }
 
-static void set(mx_stream *s, int option, int value) {
+static void set(tcp *s, int option, int value) {
     int fd;
     if (!uv_fileno((uv_handle_t *)&s->tcp, &fd)) setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);
 }
 
-void mx_stream_patience(mx_stream *s, int timeout_ms) {
+static void be_patient(mx_stream *stream, int timeout_ms) {
+    tcp *s = (tcp *)stream;
     s->timeout_ms = timeout_ms;
     if (s->up && !s->down && !s->closing) set(s, TCP_USER_TIMEOUT, timeout_ms);
 }
 
 static void on_connect(uv_connect_t *r, int status) {
-    mx_stream *s = r->data;
+    tcp *s = r->data;
     if (s->closing) return;
     if (status) {
         s->address = s->address->ai_next;
@@ -97,11 +100,11 @@ static void on_connect(uv_connect_t *r, int status) {
     uv_tcp_nodelay(&s->tcp, 1);
     set(s, TCP_USER_TIMEOUT, s->timeout_ms);
     s->up = 1;
-    mx_stream_resume(s);
+    resume(&s->base);
     s->events->up(s->arg);
 }
 
-static void try_address(mx_stream *s) {
+static void try_address(tcp *s) {
     int status = uv_tcp_init_ex(s->resolve.loop, &s->tcp, (unsigned)s->address->ai_family);
     if (status) { /* no socket of that family, or none left; the handle needs no close then */
         s->address = s->address->ai_next;
@@ -117,7 +120,7 @@ static void try_address(mx_stream *s) {
 }
 
 static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) {
-    mx_stream *s = r->data;
+    tcp *s = r->data;
     s->resolving = 0;
     s->addresses = s->address = list;
     if (s->closing) finish(s);
@@ -127,43 +130,32 @@ static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) 
 
 /* The owner is told from the loop, as of every end. */
 static void on_refused(uv_handle_t *h) {
-    mx_stream *s = h->data;
+    tcp *s = h->data;
     s->has_tcp = 0;
     if (s->closing) finish(s);
     else tell_down(s, uv_strerror(s->refused));
 }
 
-static void refuse(mx_stream *s, uv_loop_t *loop) {
+static void refuse(tcp *s, uv_loop_t *loop) {
     uv_tcp_init(loop, &s->tcp);
     s->tcp.data = s;
     s->has_tcp = 1;
     uv_close((uv_handle_t *)&s->tcp, on_refused);
 }
 
-mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e,
-                       void *arg) {
-    mx_stream *s = mx_zalloc(sizeof *s);
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
-    s->events = e;
-    s->arg = arg;
-    s->timeout_ms = timeout_ms;
-    s->resolve.data = s;
-    s->refused = uv_getaddrinfo(loop, &s->resolve, on_resolved, host, port, &hints);
-    s->resolving = !s->refused;
-    if (s->refused) refuse(s, loop);
-    return s;
-}
-
 static void on_written(uv_write_t *r, int status) {
-    mx_stream *s = r->data;
+    tcp *s = r->data;
     s->writing = 0;
     s->rest.off = s->rest.len = 0;
     if (s->closing) return;
+    /* what the peer said before it closed still comes, its reason among it; then reading ends too */
+    if ((status == UV_EPIPE || status == UV_ECONNRESET) && s->reading) return;
     if (status) tell_down(s, uv_strerror(status));
     else s->events->drained(s->arg);
 }
 
-void mx_stream_write(mx_stream *s, mx_buffer *b) {
+static void write_out(mx_stream *stream, mx_buffer *b) {
+    tcp *s = (tcp *)stream;
     if (s->writing || !s->up || s->down || s->closing || b->off == b->len) return;
     uv_buf_t bytes = uv_buf_init((char *)b->p + b->off, (unsigned)(b->len - b->off));
     int n = uv_try_write((uv_stream_t *)&s->tcp, &bytes, 1);
@@ -181,10 +173,28 @@ void mx_stream_write(mx_stream *s, mx_buffer *b) {
     s->writing = !uv_write(&s->write, (uv_stream_t *)&s->tcp, &bytes, 1, on_written);
 }
 
-void mx_stream_close(mx_stream *s) {
+static void close_down(mx_stream *stream) {
+    tcp *s = (tcp *)stream;
     if (s->closing) return;
     s->closing = 1;
     if (s->resolving) uv_cancel((uv_req_t *)&s->resolve);
     if (s->has_tcp && !uv_is_closing((uv_handle_t *)&s->tcp)) uv_close((uv_handle_t *)&s->tcp, on_closed);
     else if (!s->has_tcp && !s->resolving) finish(s);
+}
+
+static const mx_stream_kind tcp_kind = {write_out, resume, be_patient, close_down};
+
+mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e,
+                       void *arg) {
+    tcp *s = mx_zalloc(sizeof *s);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
+    s->base.kind = &tcp_kind;
+    s->events = e;
+    s->arg = arg;
+    s->timeout_ms = timeout_ms;
+    s->resolve.data = s;
+    s->refused = uv_getaddrinfo(loop, &s->resolve, on_resolved, host, port, &hints);
+    s->resolving = !s->refused;
+    if (s->refused) refuse(s, loop);
+    return &s->base;
 }

@@ -1,0 +1,309 @@
+/* tls.c - a stream over TLS: another stream carries what OpenSSL makes of the owner's bytes.
+ *
+ *   owner <-> SSL <-> memory BIOs <-> tcp
+ *
+ * The broker's certificate and name are verified; each refusal says what is wrong and what to do. */
+#include <arpa/inet.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "wire/stream.h"
+
+enum { CIPHER_ROOM = 32 * 1024 };
+
+typedef struct tls {
+    mx_stream base; /* first */
+    mx_stream *tcp;
+    SSL *ssl;
+    BIO *in, *out; /* ciphertext; the SSL owns them */
+    uint8_t *cipher;
+    mx_buffer waiting; /* ciphertext that tcp did not take */
+    uv_idle_t more;    /* plain bytes are left that came with others */
+    const mx_stream_events *events;
+    void *arg;
+    int up, down, closing, gone, full;
+    char reason[320];
+} tls;
+
+/* What verification says, and what to do about it. */
+static const struct {
+    long code;
+    const char *text;
+} refusals[] = {
+    {X509_V_ERR_CERT_HAS_EXPIRED, "the broker's certificate has expired; renew it there"},
+    {X509_V_ERR_CERT_NOT_YET_VALID, "the broker's certificate is not valid yet; check both clocks"},
+    {X509_V_ERR_HOSTNAME_MISMATCH, "the broker's certificate is for another name; connect by that name, or set tls.server_name"},
+    {X509_V_ERR_IP_ADDRESS_MISMATCH,
+     "the broker's certificate does not name this address; connect by name, or set tls.server_name"},
+    {X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
+     "the broker's certificate is from an unknown CA; set tls.ca to that CA's certificate"},
+    {X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE,
+     "the broker's certificate is from an unknown CA; set tls.ca to that CA's certificate"},
+    {X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, "the broker's CA is not trusted; set tls.ca to its certificate"},
+    {X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT,
+     "the broker's certificate is self-signed; set tls.ca to it, or give the broker one from a CA"},
+    {X509_V_ERR_CERT_REVOKED, "the broker's certificate was revoked; renew it there"},
+    {X509_V_ERR_UNABLE_TO_GET_CRL, "tls.crl holds no list of the broker's CA"},
+    {X509_V_ERR_CRL_HAS_EXPIRED, "the list in tls.crl has expired; fetch a new one"},
+    {X509_V_ERR_EE_KEY_TOO_SMALL, "the broker's key is too weak; it needs 2048 bits of RSA or more"},
+    {X509_V_ERR_CA_KEY_TOO_SMALL, "the CA's key is too weak; it needs 2048 bits of RSA or more"},
+    {X509_V_ERR_CA_MD_TOO_WEAK, "a certificate is signed with a weak digest; it needs SHA-256 or better"},
+};
+
+/* What the handshake or the broker's alerts say. */
+static const struct {
+    int reason;
+    const char *text;
+} alerts[] = {
+    {SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED, "the broker wants a client certificate; set tls.cert and tls.key"},
+    {SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE,
+     "the broker refused the handshake; it may want a client certificate (tls.cert, tls.key)"},
+    {SSL_R_SSLV3_ALERT_BAD_CERTIFICATE, "the broker refused our client certificate"},
+    {SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED, "the broker says that our client certificate has expired"},
+    {SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED, "the broker says that our client certificate was revoked"},
+    {SSL_R_TLSV1_ALERT_UNKNOWN_CA, "the broker does not know the CA of our client certificate"},
+    {SSL_R_TLSV1_ALERT_PROTOCOL_VERSION, "the broker does not speak this version of TLS; see tls.min_version"},
+    {SSL_R_UNSUPPORTED_PROTOCOL, "the broker speaks only an old version of TLS; see tls.min_version"},
+    {SSL_R_WRONG_VERSION_NUMBER, "what answers does not speak TLS; is this the port for amqps://?"},
+};
+
+static const char *explain(tls *s) {
+    long verdict = SSL_get_verify_result(s->ssl);
+    unsigned long e = ERR_peek_error();
+    const char *text = NULL;
+    if (verdict != X509_V_OK && SSL_get_verify_mode(s->ssl) != SSL_VERIFY_NONE) {
+        for (size_t i = 0; i < sizeof refusals / sizeof *refusals && !text; i++)
+            if (refusals[i].code == verdict) text = refusals[i].text;
+        if (!text) text = X509_verify_cert_error_string(verdict);
+    } else {
+        for (size_t i = 0; i < sizeof alerts / sizeof *alerts && !text; i++)
+            if (alerts[i].reason == ERR_GET_REASON(e)) text = alerts[i].text;
+        if (!text) text = e ? ERR_reason_error_string(e) : "the handshake failed";
+    }
+    snprintf(s->reason, sizeof s->reason, "TLS: %s", text ? text : "the handshake failed");
+    ERR_clear_error();
+    return s->reason;
+}
+
+static void tell_down(tls *s, const char *why) {
+    if (s->down || s->closing) return;
+    s->down = 1;
+    s->events->down(s->arg, why);
+}
+
+/* What OpenSSL has to say goes to tcp; what tcp does not take stays until it has drained. */
+static void flush(tls *s) {
+    size_t n = BIO_ctrl_pending(s->out);
+    if (n) {
+        BIO_read(s->out, mx_buffer_reserve(&s->waiting, n), (int)n);
+        s->waiting.len += n;
+    }
+    if (mx_buffer_pending(&s->waiting)) mx_stream_write(s->tcp, &s->waiting);
+}
+
+/* Hands plain bytes to the owner while it has room. */
+static void deliver(tls *s) {
+    while (s->up && !s->down && !s->closing) {
+        uint8_t *p = NULL;
+        size_t n = 0;
+        s->events->room(s->arg, &p, &n);
+        s->full = n == 0;
+        if (s->full) return;
+        ERR_clear_error();
+        int got = SSL_read(s->ssl, p, n > INT32_MAX ? INT32_MAX : (int)n);
+        if (got > 0) {
+            s->events->data(s->arg, (size_t)got);
+            continue;
+        }
+        int e = SSL_get_error(s->ssl, got);
+        flush(s);
+        if (e == SSL_ERROR_ZERO_RETURN) tell_down(s, "the broker closed the connection");
+        else if (e != SSL_ERROR_WANT_READ && e != SSL_ERROR_WANT_WRITE) tell_down(s, explain(s));
+        return;
+    }
+}
+
+static void shake_hands(tls *s) {
+    ERR_clear_error();
+    int done = SSL_do_handshake(s->ssl), e = SSL_get_error(s->ssl, done);
+    flush(s);
+    if (done == 1) {
+        s->up = 1;
+        s->events->up(s->arg);
+    } else if (e != SSL_ERROR_WANT_READ && e != SSL_ERROR_WANT_WRITE) {
+        tell_down(s, explain(s));
+    }
+}
+
+static void on_up(void *arg) { shake_hands(arg); }
+
+static void on_room(void *arg, uint8_t **p, size_t *n) {
+    tls *s = arg;
+    *p = s->cipher;
+    *n = s->full ? 0 : CIPHER_ROOM;
+}
+
+static void on_data(void *arg, size_t n) {
+    tls *s = arg;
+    BIO_write(s->in, s->cipher, (int)n);
+    if (!s->up) shake_hands(s);
+    deliver(s);
+}
+
+static void on_drained(void *arg) {
+    tls *s = arg;
+    flush(s);
+    if (s->up && !mx_buffer_pending(&s->waiting)) s->events->drained(s->arg);
+}
+
+/* Without a close_notify somebody else may have cut it: a loss, never a clean end. */
+static void on_down(void *arg, const char *why) {
+    tls *s = arg;
+    if (s->up) deliver(s);
+    snprintf(s->reason, sizeof s->reason, s->up ? "%s" : "%s during the TLS handshake", why);
+    tell_down(s, s->reason);
+}
+
+static void finish(tls *s) {
+    SSL_free(s->ssl);
+    mx_buffer_fini(&s->waiting);
+    free(s->cipher);
+    s->events->gone(s->arg);
+    free(s);
+}
+
+static void on_idle_closed(uv_handle_t *h) { finish(h->data); }
+
+static void on_gone(void *arg) {
+    tls *s = arg;
+    uv_close((uv_handle_t *)&s->more, on_idle_closed);
+}
+
+static void on_more(uv_idle_t *h) {
+    tls *s = h->data;
+    uv_idle_stop(h);
+    deliver(s);
+    if (!s->full) mx_stream_resume(s->tcp);
+}
+
+static void resume(mx_stream *stream) {
+    tls *s = (tls *)stream;
+    if (s->full && !s->closing) uv_idle_start(&s->more, on_more);
+}
+
+static void be_patient(mx_stream *stream, int timeout_ms) { mx_stream_patience(((tls *)stream)->tcp, timeout_ms); }
+
+static void write_out(mx_stream *stream, mx_buffer *b) {
+    tls *s = (tls *)stream;
+    if (!s->up || s->down || s->closing || mx_buffer_pending(&s->waiting) || !mx_buffer_pending(b)) return;
+    ERR_clear_error();
+    if (SSL_write(s->ssl, b->p + b->off, (int)mx_buffer_pending(b)) <= 0) {
+        tell_down(s, explain(s));
+        return;
+    }
+    b->off = b->len = 0;
+    flush(s);
+}
+
+static void close_down(mx_stream *stream) {
+    tls *s = (tls *)stream;
+    if (s->closing) return;
+    s->closing = 1;
+    if (s->up && !s->down) {
+        SSL_shutdown(s->ssl);
+        flush(s);
+    }
+    ERR_clear_error();
+    uv_idle_stop(&s->more);
+    mx_stream_close(s->tcp);
+}
+
+static const mx_stream_kind tls_kind = {write_out, resume, be_patient, close_down};
+static const mx_stream_events tcp_events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
+
+static const char *last_error(void) {
+    const char *text = ERR_reason_error_string(ERR_peek_last_error());
+    ERR_clear_error();
+    return text ? text : "unknown error";
+}
+
+__attribute__((format(printf, 2, 3))) static int refuse(char why[MX_TLS_WHY], const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, MX_TLS_WHY, format, args);
+    va_end(args);
+    return MX_ECONFIG;
+}
+
+static int load(SSL_CTX *ctx, const mx_tls_options *o, char why[MX_TLS_WHY]) {
+    if (o->ca[0] ? !SSL_CTX_load_verify_file(ctx, o->ca) : !SSL_CTX_set_default_verify_paths(ctx))
+        return refuse(why, "tls.ca %s cannot be used: %s", o->ca, last_error());
+    if (o->cert[0] && SSL_CTX_use_certificate_chain_file(ctx, o->cert) != 1)
+        return refuse(why, "tls.cert %s cannot be used: %s", o->cert, last_error());
+    if (o->key[0] && SSL_CTX_use_PrivateKey_file(ctx, o->key, SSL_FILETYPE_PEM) != 1)
+        return refuse(why, "tls.key %s cannot be used: %s", o->key, last_error());
+    if (o->cert[0] && SSL_CTX_check_private_key(ctx) != 1)
+        return refuse(why, "tls.key %s does not belong to tls.cert %s", o->key, o->cert);
+    if (o->crl[0]) {
+        X509_STORE *store = SSL_CTX_get_cert_store(ctx);
+        X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
+        if (!lookup || X509_load_crl_file(lookup, o->crl, X509_FILETYPE_PEM) < 1)
+            return refuse(why, "tls.crl %s cannot be used: %s", o->crl, last_error());
+        X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
+    }
+    return 0;
+}
+
+static int is_address(const char *name) {
+    uint8_t binary[16];
+    return inet_pton(AF_INET, name, binary) == 1 || inet_pton(AF_INET6, name, binary) == 1;
+}
+
+/* The name in the certificate's alternative names; its common name never counts (RFC 6125). */
+static int expect_name(SSL *ssl, const char *name) {
+    X509_VERIFY_PARAM *p = SSL_get0_param(ssl);
+    X509_VERIFY_PARAM_set_hostflags(p, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+    if (is_address(name)) return X509_VERIFY_PARAM_set1_ip_asc(p, name) == 1;
+    return X509_VERIFY_PARAM_set1_host(p, name, 0) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
+}
+
+static SSL *prepare(const mx_tls_options *o, char why[MX_TLS_WHY]) {
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    SSL *ssl = NULL;
+    if (!ctx) goto out;
+    SSL_CTX_set_min_proto_version(ctx, o->min_version == 13 ? TLS1_3_VERSION : TLS1_2_VERSION);
+    SSL_CTX_set_verify(ctx, o->unverified ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
+    if (load(ctx, o, why)) goto out;
+    ssl = SSL_new(ctx);
+    if (ssl && !expect_name(ssl, o->name)) {
+        refuse(why, "tls.server_name '%s' is no host name", o->name);
+        SSL_free(ssl);
+        ssl = NULL;
+    }
+out:
+    SSL_CTX_free(ctx);
+    return ssl;
+}
+
+mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,
+                       char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
+    SSL *ssl = prepare(o, why);
+    if (!ssl) return NULL;
+    tls *s = mx_zalloc(sizeof *s);
+    s->base.kind = &tls_kind;
+    s->events = e;
+    s->arg = arg;
+    s->ssl = ssl;
+    s->in = BIO_new(BIO_s_mem());
+    s->out = BIO_new(BIO_s_mem());
+    s->cipher = mx_zalloc(CIPHER_ROOM);
+    SSL_set_bio(ssl, s->in, s->out);
+    SSL_set_connect_state(ssl);
+    uv_idle_init(loop, &s->more);
+    s->more.data = s;
+    s->tcp = mx_tcp_open(loop, host, port, timeout_ms, &tcp_events, s);
+    return &s->base;
+}
