@@ -101,12 +101,22 @@ typedef struct mx_link {
     uint16_t reply_code;            /* the broker's, 0: none */
 } mx_link;
 
+/* Paths of PEM files; empty: the system's CAs, no client certificate, no revocation list. */
+typedef struct mx_link_tls {
+    mx_span ca, cert, key, crl;
+    mx_span name;                   /* of the broker, in its certificate and for SNI; empty: the host */
+    uint32_t min_version;           /* 12 or 13 */
+    uint32_t unverified;            /* 1: whoever answers is trusted */
+    uint32_t external;              /* 1: SASL EXTERNAL, the certificate says who we are */
+} mx_link_tls;
+
 typedef struct mx_link_options {
-    mx_span scheme;                 /* "amqp", "mem" */
+    mx_span scheme;                 /* "amqp", "amqps", "mem" */
     mx_span host, port, user, password, vhost;   /* host is the broker's name for mem:// */
     mx_span name;                   /* connection_name in the broker's own UI */
     double heartbeat, connect_timeout, rpc_timeout;
     size_t max_body;                /* larger bodies are refused, both ways */
+    mx_link_tls tls;                /* for amqps */
 } mx_link_options;
 
 /* A protocol operation with a reply. flags: MX_F_... ; args is an encoded table without its length. */

@@ -16,6 +16,7 @@ void mx_amqp_done(mx_amqp *a, uint32_t ticket) { mx_amqp_post(a, ticket, 0, 0, N
 
 void mx_amqp_write(mx_amqp *a) {
     if (!mx_buffer_pending(&a->conn->out)) return;
+    if (!a->stream) return;
     mx_stream_write(a->stream, &a->conn->out);
     a->said_us = mx_clock_us();
 }
@@ -41,7 +42,7 @@ static void on_closed(void *arg, int code, int reply_code, const char *text) {
     mx_timer_stop(mx_amqp_timers(a), &a->beat);
     mx_timer_stop(mx_amqp_timers(a), &a->limit);
     mx_amqp_post(a, a->open_ticket, code ? code : MX_ECLOSED, reply_code, text);
-    mx_stream_close(a->stream);
+    if (a->stream) mx_stream_close(a->stream);
     mx_amqp_wake(a);
 }
 
@@ -304,6 +305,24 @@ static const mx_link_ops ops = {mx_amqp_call,
                                 close_link,
                                 mx_amqp_replies};
 
+static mx_stream *open_stream(mx_amqp *a, const mx_link_options *o, char why[MX_TLS_WHY]) {
+    char *port = mx_strndup(o->port.p, o->port.n);
+    uv_loop_t *loop = a->base.runtime->loop;
+    mx_stream *s = NULL;
+    if (o->scheme.n == 5) {
+        const mx_span given[] = {o->tls.ca, o->tls.cert, o->tls.key, o->tls.crl, o->tls.name.n ? o->tls.name : o->host};
+        char *text[5];
+        for (size_t i = 0; i < 5; i++) text[i] = mx_strndup(given[i].p, given[i].n);
+        mx_tls_options tls = {text[0], text[1], text[2], text[3], text[4], (int)o->tls.min_version, (int)o->tls.unverified};
+        s = mx_tls_open(loop, a->secrets[4], port, a->patience_ms, &tls, why, &stream_events, a);
+        for (size_t i = 0; i < 5; i++) free(text[i]);
+    } else {
+        s = mx_tcp_open(loop, a->secrets[4], port, a->patience_ms, &stream_events, a);
+    }
+    free(port);
+    return s;
+}
+
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     mx_amqp *a = mx_zalloc(sizeof *a);
     double heartbeat = o->heartbeat < UINT16_MAX ? o->heartbeat : UINT16_MAX;
@@ -314,8 +333,9 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
                                {(uint8_t *)a->secrets[2], o->vhost.n},
                                {(uint8_t *)a->secrets[3], o->name.n},
                                (int)(heartbeat + 0.999),
-                               o->max_body};
-    char *port = mx_strndup(o->port.p, o->port.n);
+                               o->max_body,
+                               o->tls.external != 0};
+    char why[MX_TLS_WHY];
     a->base.ops = &ops;
     a->base.pub.state = MX_OPENING;
     a->base.pub.rpc_timeout = o->rpc_timeout;
@@ -327,8 +347,8 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
     a->patience_ms = (int)(2 * heartbeat * 1000);
     mx_link_attach(r, &a->base);
     a->conn = mx_conn_new(&options, &conn_events, a);
-    a->stream = mx_tcp_open(r->loop, a->secrets[4], port, a->patience_ms, &stream_events, a);
+    a->stream = open_stream(a, o, why);
     mx_timer_set(mx_amqp_timers(a), &a->limit, mx_clock_us() + mx_us_of(o->connect_timeout));
-    free(port);
+    if (!a->stream) mx_conn_fail(a->conn, MX_ECONFIG, why);
     return &a->base.pub;
 }

@@ -86,17 +86,21 @@ static amqp_table_entry_t can(const char *key) {
     return e;
 }
 
-static int has_plain(amqp_bytes_t mechanisms) {
+static int offers(amqp_bytes_t mechanisms, const char *name) {
     const char *p = mechanisms.bytes, *end = p + mechanisms.len;
-    for (; p + 5 <= end; p++)
-        if (!memcmp(p, "PLAIN", 5) && (p == mechanisms.bytes || p[-1] == ' ') && (p + 5 == end || p[5] == ' ')) return 1;
+    size_t n = strlen(name);
+    for (; p + n <= end; p++)
+        if (!memcmp(p, name, n) && (p == mechanisms.bytes || p[-1] == ' ') && (p + n == end || p[n] == ' ')) return 1;
     return 0;
 }
 
-/* connection.start-ok (1.4.2.2) with SASL PLAIN: NUL user NUL password. */
+/* connection.start-ok (1.4.2.2) with SASL PLAIN: NUL user NUL password; or EXTERNAL, with nothing to say. */
 static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
-    if (!has_plain(m->mechanisms)) return mx_conn_break(c, 403, "the broker does not offer PLAIN authentication");
     const mx_conn_options *o = &c->options;
+    const char *mechanism = o->external ? "EXTERNAL" : "PLAIN";
+    char why[96];
+    snprintf(why, sizeof why, "the broker does not offer %s authentication", mechanism);
+    if (!offers(m->mechanisms, mechanism)) return mx_conn_break(c, 403, why);
     amqp_table_entry_t abilities[] = {can("publisher_confirms"), can("basic.nack"), can("consumer_cancel_notify"),
                                       can("connection.blocked"), can("authentication_failure_close")};
     amqp_table_entry_t capabilities = {.key = amqp_cstring_bytes("capabilities"), .value.kind = AMQP_FIELD_KIND_TABLE};
@@ -109,8 +113,10 @@ static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
     uint8_t secret[4096] = {0};
     memcpy(secret + 1, o->user.p, o->user.n);
     memcpy(secret + 2 + o->user.n, o->password.p, o->password.n);
-    amqp_connection_start_ok_t ok = {
-        {sizeof about / sizeof *about, about}, amqp_cstring_bytes("PLAIN"), {n, secret}, amqp_cstring_bytes("en_US")};
+    amqp_connection_start_ok_t ok = {{sizeof about / sizeof *about, about},
+                                     amqp_cstring_bytes(mechanism),
+                                     {o->external ? 0 : n, secret},
+                                     amqp_cstring_bytes("en_US")};
     int code = mx_conn_write(c, 0, AMQP_CONNECTION_START_OK_METHOD, &ok);
     explicit_bzero(secret, sizeof secret);
     c->state = WAIT_TUNE;

@@ -27,6 +27,7 @@ typedef struct mx_conn_options {
     mx_span user, password, vhost, name;
     int heartbeat; /* seconds; 0: none unless the broker wants one */
     size_t max_body;
+    int external; /* SASL EXTERNAL: the certificate of the stream says who we are */
 } mx_conn_options;
 
 struct mx_conn {

@@ -225,7 +225,8 @@ static const mx_stream_kind tls_kind = {write_out, resume, be_patient, close_dow
 static const mx_stream_events tcp_events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
 
 static const char *last_error(void) {
-    const char *text = ERR_reason_error_string(ERR_peek_last_error());
+    unsigned long first = ERR_peek_error();
+    const char *text = ERR_SYSTEM_ERROR(first) ? strerror(ERR_GET_REASON(first)) : ERR_reason_error_string(ERR_peek_last_error());
     ERR_clear_error();
     return text ? text : "unknown error";
 }

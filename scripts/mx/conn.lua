@@ -16,6 +16,11 @@ function M.is(x) return getmetatable(x) == Conn end
 local OPTIONS = {
   urls = "table", url = "string", order = { "random", "listed" }, password_env = "string", name = "string", heartbeat = "seconds",
   connect_timeout = "seconds", rpc_timeout = "seconds", reconnect = "table", max_body = "bytes",
+  tls = "table",
+}
+local TLS = {
+  ca = "string", cert = "string", key = "string", crl = "string", server_name = "string", min_version = { "1.2", "1.3" },
+  verify = "boolean", insecure = "boolean", external = "boolean",
 }
 local RECONNECT = { base = "seconds", max = "seconds", jitter = "boolean" }
 
@@ -36,7 +41,28 @@ local function options_of(conn, a)
     password = span(a.password or ""), vhost = span(a.vhost or ""), name = span(conn.name or "mxrun"),
     heartbeat = conn.heartbeat, connect_timeout = conn.connect_timeout, rpc_timeout = conn.rpc_timeout, max_body = conn.max_body,
   })
+  if a.scheme == "amqps" then
+    local t = conn.tls
+    o.tls = {
+      ca = span(t.ca), cert = span(t.cert), key = span(t.key), crl = span(t.crl), name = span(t.server_name),
+      min_version = t.min_version == "1.3" and 13 or 12, unverified = t.verify == false and 1 or 0, external = t.external and 1 or 0,
+    }
+    if t.verify == false then log.warn("the broker's certificate is not verified (tls.verify = false)", { url = a.text }) end
+  end
   return o, anchor
+end
+
+-- tls | nil, err
+local function tls_of(o, addresses)
+  local t, encrypted = check.options("mx.connect: tls", o.tls or {}, TLS), 0
+  for _, a in ipairs(addresses) do encrypted = encrypted + (a.scheme == "amqps" and 1 or 0) end
+  if o.tls and encrypted == 0 then check.fail "mx.connect: tls is for amqps:// URLs, and there is none" end
+  if (t.cert == nil) ~= (t.key == nil) then check.fail "mx.connect: tls.cert and tls.key go together" end
+  if t.verify == false and not t.insecure then
+    return nil, failed("config", "tls.verify = false trusts whoever answers; if that is meant, set tls.insecure = true as well")
+  end
+  if t.external and not t.cert then return nil, failed("config", "tls.external needs tls.cert and tls.key") end
+  return t
 end
 
 local function reason(address, link)
@@ -167,11 +193,13 @@ function M.new(options)
   local o = check.options("mx.connect", options or {}, OPTIONS)
   local addresses, texts = addresses_of(o)
   if not addresses then return nil, texts end
+  local tls, why = tls_of(o, addresses)
+  if not tls then return nil, why end
   local r = check.options("mx.connect: reconnect", o.reconnect or {}, RECONNECT)
   local self = setmetatable({
     addresses = addresses, text = texts, order = o.order or "random", name = o.name,
     heartbeat = o.heartbeat or 10, connect_timeout = o.connect_timeout or 10, rpc_timeout = o.rpc_timeout or 30,
-    max_body = o.max_body or 16 * 1024 * 1024,
+    max_body = o.max_body or 16 * 1024 * 1024, tls = tls,
     reconnect = { base = r.base or 0.2, max = r.max or 30, jitter = r.jitter ~= false },
     links = {}, at = {}, opening = {}, blocked = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {},
   }, Conn)

@@ -3,7 +3,7 @@
 local err = require "mx.err"
 
 local M = {}
-local PORTS = { amqp = "5672" }
+local PORTS = { amqp = "5672", amqps = "5671" }
 
 -- The URL without its password, for people to read. What may be one is hidden too: of a URL that is cut short or mistyped.
 function M.hide(url)
@@ -55,8 +55,7 @@ function M.parse(url)
   local scheme, rest = url:match "^(%w+)://(.*)$"
   scheme = scheme and scheme:lower()
   if scheme == "mem" then return { scheme = scheme, host = rest, text = url } end
-  if scheme == "amqps" then return bad(url, "TLS is not available in this version; use amqp://") end
-  if scheme ~= "amqp" then return bad(url, "expected amqp://user:password@host:port/vhost or mem://NAME") end
+  if scheme ~= "amqp" and scheme ~= "amqps" then return bad(url, "expected amqp://user:password@host:port/vhost or mem://NAME") end
   local authority, vhost = split(rest)
   if not authority then return bad(url, vhost) end
   local login, address = authority:match "^(.*)@([^@]*)$"
@@ -72,7 +71,7 @@ function M.parse(url)
   local host, port = host_port(address or authority, scheme)
   if not host then return bad(url, port) end
   out.host, out.port = host, port
-  out.text = ("amqp://%s:***@%s:%s/%s"):format(user, host:find(":", 1, true) and "[" .. host .. "]" or host, port, vhost)
+  out.text = ("%s://%s:***@%s:%s/%s"):format(scheme, user, host:find(":", 1, true) and "[" .. host .. "]" or host, port, vhost)
   return out
 end
 
