@@ -651,7 +651,7 @@ static int check(const embedded *e, mx_span exchange, mx_span key, mx_span body,
     if (key.n > 255) return mx_refuse(MX_EVALIDATION, "routing key is %zu bytes, at most 255", key.n);
     if (body.n > e->max_body) return mx_refuse(MX_EVALIDATION, "body is %zu bytes, at most %zu", body.n, e->max_body);
     if (props && mx_props_bound(props) > PROPS_MAX)
-        return mx_refuse(MX_EVALIDATION, "properties and headers are above %d bytes", PROPS_MAX);
+        return mx_refuse(MX_EVALIDATION, "properties and headers are %zu bytes, at most %d", mx_props_bound(props), PROPS_MAX);
     return 0;
 }
 

@@ -97,7 +97,7 @@ static int check(mx_amqp *a, mx_span exchange, mx_span key, mx_span body, const 
         return mx_refuse(MX_EVALIDATION, "body is %zu bytes, at most %zu", body.n, a->conn->options.max_body);
     size_t most = a->conn->frame_max - MX_FRAME_OVERHEAD - 12;
     if (props && mx_props_bound(props) > most)
-        return mx_refuse(MX_EVALIDATION, "properties and headers are above %zu bytes", most);
+        return mx_refuse(MX_EVALIDATION, "properties and headers are %zu bytes, at most %zu", mx_props_bound(props), most);
     return 0;
 }
 

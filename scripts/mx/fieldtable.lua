@@ -241,12 +241,13 @@ local function where()
   return text ~= "" and format("key %q: ", text) or ""
 end
 
-local function invalid(code, text)
-  return nil, err.new(code, "headers: " .. text), misuse
+local function invalid(code, text, name)
+  return nil, err.new(code, (name or "headers") .. ": " .. text), misuse
 end
 
--- The content of a field table, without its length | nil, err, and whether the script is to blame (a wrong type)
-function M.encode(t)
+-- The content of a field table, without its length | nil, err, and whether the script is to blame (a wrong type).
+-- name: what the table is to the script, "headers" if not given.
+function M.encode(t, name)
   if type(t) ~= "table" then error("fieldtable.encode: expected a table, got " .. type(t), 2) end
   out:reset()
   entries, misuse, path[1] = 0, false, t
@@ -254,9 +255,9 @@ function M.encode(t)
   if why then
     why = where() .. why
     trail = {}
-    return invalid("validation", why)
+    return invalid("validation", why, name)
   end
-  if #out > SIZE then return invalid("validation", format("they are %d bytes, at most %d", #out, SIZE)) end
+  if #out > SIZE then return invalid("validation", format("they are %d bytes, at most %d", #out, SIZE), name) end
   return out:tostring()
 end
 

@@ -18,7 +18,9 @@ local function call(conn, op, request, what)
   if not link then return nil, e end
   local bytes = ""
   if request.args and next(request.args) then
-    bytes, e = fieldtable.encode(request.args)
+    local misuse
+    bytes, e, misuse = fieldtable.encode(request.args, "args")
+    if misuse then check.fail(what .. ": " .. e) end
     if not bytes then return nil, e end
   end
   for field, value in pairs { name = request.name, key = request.key or "", source = request.source or "" } do

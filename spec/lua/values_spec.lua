@@ -156,6 +156,18 @@ on_each_broker("values", function(connect, name)
     assert.equal(0, c:queue_info(q).messages)
   end)
 
+  it("of arguments are checked like headers, at the line that passes them", function()
+    raises_here('args: key "x%-odd": cannot send a function', function()
+      c:queue(name "odd", { args = { ["x-odd"] = print } })
+    end)
+    refused('args: the key "x+%.%.%." is 256 bytes, at most 255', c:queue(name "odd", { args = { [("x"):rep(256)] = 1 } }))
+  end)
+
+  it("that do not fit a frame are refused by length and limit", function()
+    refused("properties and headers are 131%d%d%d bytes, at most 131052",
+            c:publish("", q, "", { headers = { a = ("x"):rep(131072) } }))
+  end)
+
   it("refuse a table that contains itself", function()
     local t = { inner = {} }
     t.inner.outer = t
