@@ -180,9 +180,7 @@ function M.options(where, options, schema, level)
     error(format("%s: expected a table of options, got %s", where, shown(options)), level or script_level())
   end
   local result = {}
-  -- not `for name, v in next`: LuaJIT 2.1 (2022-03) compiles this loop so that it ends before it begins, now and then
-  local name, v = next(options)
-  while name ~= nil do
+  for name, v in next, options do
     local spec = schema[name]
     if not spec then
       local hint = type(name) == "string" and M.nearest(name, schema) or ""
@@ -194,7 +192,6 @@ function M.options(where, options, schema, level)
       error(format("%s: option '%s': %s", where, name, expected(rule, v)), level or script_level())
     end
     result[name] = converted
-    name, v = next(options, name)
   end
   return result
 end

@@ -1,4 +1,5 @@
 -- The script's host: strict globals, the main chunk as a task, when to end and with which code.
+require "mx.loops"                      -- before any other, which keep pairs and next as they find them
 local ffi = require "ffi"
 
 local function defaults(host, mx, log)
