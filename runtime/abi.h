@@ -121,7 +121,7 @@ typedef struct mx_link_options {
 
 /* A protocol operation with a reply. flags: MX_F_... ; args is an encoded table without its length. */
 enum { MX_DECLARE_QUEUE, MX_DECLARE_EXCHANGE, MX_BIND, MX_UNBIND, MX_BIND_EXCHANGE, MX_PURGE, MX_DELETE_QUEUE, MX_DELETE_EXCHANGE };
-enum { MX_F_PASSIVE = 1, MX_F_DURABLE = 2, MX_F_EXCLUSIVE = 4, MX_F_AUTO_DELETE = 8, MX_F_INTERNAL = 16, MX_F_NO_ACK = 32 };
+enum { MX_F_PASSIVE = 1, MX_F_DURABLE = 2, MX_F_EXCLUSIVE = 4, MX_F_AUTO_DELETE = 8, MX_F_INTERNAL = 16, MX_F_NO_ACK = 32, MX_F_STREAM = 64 };
 typedef struct mx_call {
     uint32_t op, flags;
     mx_span name;                   /* the queue; for exchange operations the exchange (for BIND_EXCHANGE the target) */
@@ -133,7 +133,7 @@ typedef struct mx_call {
 typedef struct mx_consume {
     mx_span queue, tag;             /* tag: chosen by the caller, unique on its link */
     uint32_t prefetch;              /* 0: no limit */
-    uint32_t flags;                 /* MX_F_NO_ACK, MX_F_EXCLUSIVE */
+    uint32_t flags;                 /* MX_F_NO_ACK, MX_F_EXCLUSIVE; MX_F_STREAM: whatever the verdict, it is an ack */
     mx_span args;
 } mx_consume;
 

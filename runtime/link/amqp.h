@@ -35,7 +35,7 @@ typedef struct mx_amqp_consumer {
     mx_line line;
     uint32_t close_ticket, prefetch;
     uint32_t spare; /* slots beyond the prefetch: as many may be settled beyond a gap */
-    int closing, no_ack;
+    int closing, no_ack, stream;
     char refusal[96];    /* inbox.refusal */
     mx_timer acks, gaps; /* of what is settled in order; of what lies beyond a gap */
 } mx_amqp_consumer;

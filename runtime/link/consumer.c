@@ -16,12 +16,19 @@ static void send_reject(void *arg, uint64_t tag, int requeue) {
     mx_chan_method(arg, AMQP_BASIC_NACK_METHOD, &m);
 }
 
+/* A stream keeps its messages and knows no basic.reject: an ack is credit for more. */
+static void ack_instead(void *arg, uint64_t tag, int requeue) {
+    (void)requeue;
+    send_ack(arg, tag, 0);
+}
+
 static void no_ack(void *arg, uint64_t tag, int multiple) { (void)arg, (void)tag, (void)multiple; }
 
-static const mx_settle to_broker = {send_ack, send_reject}, to_nobody = {no_ack, no_ack};
+static const mx_settle to_broker = {send_ack, send_reject}, to_stream = {send_ack, ack_instead}, to_nobody = {no_ack, no_ack};
 
 static const mx_settle *settles(mx_amqp_consumer *c) {
-    return c->no_ack || !c->line.chan || c->line.chan->state != MX_CHAN_OPEN ? &to_nobody : &to_broker;
+    if (c->no_ack || !c->line.chan || c->line.chan->state != MX_CHAN_OPEN) return &to_nobody;
+    return c->stream ? &to_stream : &to_broker;
 }
 
 static void on_gaps(mx_timer *t, void *arg) {
@@ -138,6 +145,7 @@ mx_inbox *mx_amqp_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     mx_amqp *a = (mx_amqp *)link;
     mx_amqp_consumer *c = new_consumer(a, o->prefetch, (o->flags & MX_F_NO_ACK) != 0);
     mx_inbox *ib = &c->base.inbox;
+    c->stream = (o->flags & MX_F_STREAM) != 0;
     int code = check_consume(o);
     if (code) return fail_consume(c, ticket, code, mx_refusal());
     mx_line_open(&c->line);
@@ -189,6 +197,7 @@ void mx_amqp_cancel(mx_inbox *ib, uint32_t ticket) {
     mx_amqp_wake(a);
     mx_line_ask(&c->line, AMQP_BASIC_CANCEL_METHOD, &m, ticket);
     h->consumer_tag[0] = 0; /* what still comes is nobody's: it is given back */
+    if (c->stream) h->no_ack = 1;
 }
 
 void mx_amqp_close_inbox(mx_inbox *ib, uint32_t ticket) {

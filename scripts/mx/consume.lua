@@ -6,7 +6,7 @@ local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
-local topology, fieldtable = require "mx.topology", require "mx.fieldtable"
+local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtable", require "mx.stream"
 local wait, log = require "mx.wait", require "mx.log"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
@@ -46,7 +46,7 @@ local function shared(sub)
   local function on_idle(d)
     end_of(d)
     sub.active, sub.consumer.active, sub.busy = sub.active - 1, sub.consumer.active - 1, sub.busy - 1
-    sub.idle[#sub.idle + 1] = d
+    if not d.once then sub.idle[#sub.idle + 1] = d end
     turn.t.again = 1
     if sub.stopping then sub.left() end
   end
@@ -69,12 +69,28 @@ local function failed(d, seq, e)
   return d.consumer.over
 end
 
-local function take_task(sub)
-  local d = table.remove(sub.idle)
-  if d then return d end
-  d = turn.serve(sub)
+local function count_in(sub)
+  sub.active, sub.consumer.active, sub.busy = sub.active + 1, sub.consumer.active + 1, sub.busy + 1
+end
+
+local function new_task(sub)
+  local d = turn.serve(sub)
   d.look = sub.manual
   sub.tasks[#sub.tasks + 1] = d
+  return d
+end
+
+-- A task that runs the handler once more, for a delivery that was taken before.
+local function once(sub, seq)
+  local d = new_task(sub)
+  d.once = "to do"
+  d.loop = function()
+    if d.once == "done" then return end
+    d.once, d.seq = "done", seq
+    local m = settle.unsettled(sub, seq)
+    if m then decide(d, seq, sub.handler(msg.Ref(m, seq, sub.number))) end
+  end
+  count_in(sub)
   return d
 end
 
@@ -82,8 +98,8 @@ local function drain(sub)
   local inbox, t, c = sub.inbox, turn.t, sub.consumer
   local tick = t.tick
   while not sub.stopping and c.active < c.concurrency and (inbox.head ~= inbox.tail or sub.ready and sub.ready()) do
-    local d = take_task(sub)
-    sub.active, c.active, sub.busy = sub.active + 1, c.active + 1, sub.busy + 1
+    local d = table.remove(sub.idle) or new_task(sub)
+    count_in(sub)
     turn.run(d, d)
     if t.tick ~= tick then
       t.again = 1
@@ -131,6 +147,7 @@ end
 
 local function close(sub)
   if sub.over then return end
+  if sub.stream then stream.note(sub) end
   give_back(sub)
   counted(sub, sub.counts)
   sub.over = true
@@ -168,11 +185,13 @@ local function request(sub)
   local args = {}
   for k, v in pairs(sub.args) do args[k] = v end
   if sub.priority then args["x-priority"] = sub.priority end
+  if sub.stream then stream.arguments(sub, args) end
   local bytes, e = fieldtable.encode(args)
   if not bytes then return nil, e end
   return ffi.new("mx_consume", {
     queue = topology.span(sub.queue), tag = topology.span(sub.tag), args = topology.span(bytes),
-    prefetch = sub.auto_ack and 0 or sub.prefetch, flags = (sub.auto_ack and 32 or 0) + (sub.exclusive and 4 or 0),
+    prefetch = sub.auto_ack and 0 or sub.prefetch,
+    flags = (sub.auto_ack and C.MX_F_NO_ACK or 0) + (sub.exclusive and C.MX_F_EXCLUSIVE or 0) + (sub.stream and C.MX_F_STREAM or 0),
   }), bytes
 end
 
@@ -193,11 +212,13 @@ end
 
 local function new_subscription(c)
   local sub = setmetatable({
-    consumer = c, starting = true, active = 0, busy = 0, idle = {}, tasks = {}, asides = {}, waits = {}, pauses = {}, line = wait.line(),
+    consumer = c, starting = true, active = 0, busy = 0, idle = {}, tasks = {}, line = wait.line(),
+    asides = {}, waits = {}, pauses = {}, again = {},
     refused = 0, pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0, Ref = msg.Ref, decide = decide, failed = failed,
   }, { __index = c })
   sub.number = msg.number()
   sub.task = shared(sub)
+  sub.once = function(seq) return once(sub, seq) end
   sub.drain = function() drain(sub) end
   sub.left = function()
     if sub.cancelled and sub.busy == 0 then close(sub) else sub.line:wake_all(true) end
@@ -263,13 +284,14 @@ function M.consume(conn, queue, options, handler)
   if o.prefetch and o.prefetch > 65535 then check.fail("mx.consume: prefetch is " .. o.prefetch .. ", at most 65535") end
   if o.manual and o.auto_ack then check.fail "mx.consume: manual and auto_ack exclude each other" end
   local c = setmetatable({
-    conn = conn, queue = queue, handler = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
+    conn = conn, queue = queue, handler = handler, script = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
     timeout = o.timeout or 30, auto_ack = o.auto_ack or false, exclusive = o.exclusive or false, priority = o.priority,
     args = o.args or {}, manual = o.manual or false, order_by = o.order_by, active = 0, live = 0, hist = hist_of(queue),
     counts = { rejected = 0, retried = 0, failed = 0, stuck = 0, delivered = 0, acked = 0, requeued = 0 },
     retry = { max = r.max or 5, base = r.base or 1, factor = r.factor or 2, max_delay = r.max_delay or 60,
               jitter = r.jitter ~= false, delay = r.delay },
   }, Consumer)
+  if stream.is(conn, queue, o) then c.stream, c.handler = true, stream.noting(c, handler) end
   local ok, e = start(c)
   if not ok then return nil, e end
   return c

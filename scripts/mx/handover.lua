@@ -6,6 +6,7 @@ local topology, delays = require "mx.topology", require "mx.delay"
 local getters, complain = msg.getters, settle.complain
 
 local M = {}
+local TRIES_MAX = 10000                 -- messages whose tries are remembered
 local REASON_MAX = 2000                 -- bytes of an error that travel with a message
 
 -- Headers that say what happened, left out when a message has no room for them.
@@ -99,13 +100,23 @@ function M.dead_letter(sub, seq, reason)
             function() return topology.redeclare(sub.conn, target) end)
 end
 
+-- A message that goes back to its queue cannot carry a count: it is kept here, by id, for the latest ones.
+local function count_try(c, m)
+  local id = getters.id(m)
+  if not id then return end
+  if not c.tries or c.tries_count >= TRIES_MAX then c.tries, c.tries_count = {}, 0 end
+  if not c.tries[id] then c.tries_count = c.tries_count + 1 end
+  c.tries[id] = (c.tries[id] or 0) + 1
+end
+
 -- Without delay queues the delivery waits here.
-local function wait_here(sub, seq, seconds, e)
+local function wait_here(sub, seq, m, seconds, e)
   if not sub.consumer.warned then
     sub.consumer.warned = true
     log.warn("cannot declare a delay queue; retries wait here instead", { queue = sub.queue, error = tostring(e) })
   end
   settle.nap(sub, seconds)
+  count_try(sub.consumer, m)
   settle.settle(sub, seq, settle.REQUEUE)
 end
 
@@ -116,7 +127,7 @@ function M.retry_later(sub, seq, delay, reason, jitter)
   local tier = delays.tier(delay, jitter)
   local function declare() return delays.declare(sub.conn, sub.queue, tier) end
   local key, e = declare()
-  if not key then return wait_here(sub, seq, delay, e) end
+  if not key then return wait_here(sub, seq, m, delay, e) end
   hand_over(sub, seq, "", key, { ["x-mx-retries"] = msg.retries_of(m) + 1, ["x-mx-error"] = reason_of(reason) }, function()
     sub.conn.declared[key] = nil
     return declare()

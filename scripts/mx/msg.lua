@@ -19,6 +19,12 @@ function M.number()
   return numbers
 end
 
+-- How often a delivery was run again without a trip through a delay queue: in place, or given back.
+function M.tries(sub, m)
+  if not sub then return 0 end
+  return sub.stream and sub.again[m.seq] or sub.tries and sub.tries[getters.id(m)] or 0
+end
+
 -- Properties ------------------------------------------------------------------------------------------------------
 
 local scratch
@@ -142,7 +148,7 @@ for name, f in pairs {
   end,
   attempt = function(m, self)
     local headers = readable(m, self)
-    return (headers and count_of(headers["x-mx-retries"]) or 0) + 1
+    return (headers and count_of(headers["x-mx-retries"]) or 0) + M.tries(subs[self.sub], m) + 1
   end,
   queue = of_subscription "queue",
   consumer_tag = of_subscription "tag",

@@ -58,7 +58,7 @@ function M.leave(sub, seq)
 end
 
 -- Calls f() after a pause, which a stop cuts short.
-local function after(sub, seconds, f)
+function M.after(sub, seconds, f)
   if sub.stopping then return f() end
   local ticket = C.mx_wait_new(turn.waits, seconds)
   local function go()
@@ -72,7 +72,7 @@ end
 function M.nap(sub, seconds)
   if sub.stopping then return end
   local t, no = turn.current, turn.current.no
-  after(sub, seconds, function() turn.wake(t, no) end)
+  M.after(sub, seconds, function() turn.wake(t, no) end)
   turn.park()
 end
 
@@ -90,7 +90,7 @@ function M.requeue(sub, seq)
   sub.pace = now - sub.requeued_at < sub.pace + 1 and math.min(sub.pace * 2, 1) or 0.01
   sub.requeued_at = now
   M.enter(sub, seq)
-  after(sub, sub.pace, function()
+  M.after(sub, sub.pace, function()
     settle(sub, seq, M.REQUEUE)
     M.leave(sub, seq)
   end)

@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, err, check, fieldtable = require "mx.turn", require "mx.err", require "mx.check", require "mx.fieldtable"
+local log = require "mx.log"
 local type, pairs, ipairs = type, pairs, ipairs
 
 local M = {}
@@ -84,24 +85,42 @@ local function declare(conn, name, o, args)
 end
 M.declare = declare
 
+-- Keeps a queue of which only the dead-letter arguments differ, as an older script may have made it: what mxrun itself
+-- rejects goes where this script says.
+local function declare_kept(conn, name, o, args)
+  local said
+  while true do
+    local reply, e = declare(conn, name, o, args)
+    if reply or e.reply_code ~= 406 then return reply, e end
+    local arg, current = tostring(e):match "inequivalent arg '(x%-dead%-letter%-[^']+)' .- but current is ([^)]+)"
+    local value = current and (current:match "^the value '(.*)' of type" or current:match "^'(.*)'")
+    if not arg or args[arg] == value then return nil, e end
+    if not said then log.warn("the queue is kept with the dead-letter arguments that it has", { queue = name, error = tostring(e) }) end
+    said, args[arg] = true, value
+    if not args["x-dead-letter-exchange"] then args["x-dead-letter-routing-key"] = nil end
+  end
+end
+
 -- name | nil, err
 function M.queue(conn, name, options)
   local o = check.options("mx.queue", options or {}, QUEUE)
   local args = arguments(o)
   if o.dlq then
     local target = dead_letters(name, o.dlq)
+    local kind = args["x-queue-type"]
+    if kind == "stream" then target.wire, kind = false, nil end     -- it rejects nothing: mxrun copies, to a plain queue
     if target.queue then
-      local ok, e = declare(conn, target.queue, { durable = o.durable }, { ["x-queue-type"] = args["x-queue-type"] })
+      local ok, e = declare(conn, target.queue, { durable = o.durable }, { ["x-queue-type"] = kind })
       if not ok then return nil, e end
     end
     if target.wire then
       args["x-dead-letter-exchange"] = args["x-dead-letter-exchange"] or target.exchange
       args["x-dead-letter-routing-key"] = args["x-dead-letter-routing-key"] or target.key
     end
-    target.options, target.type = { durable = o.durable }, args["x-queue-type"]
+    target.options, target.type = { durable = o.durable }, kind
     conn.dead_letters[name] = target
   end
-  local reply, e = declare(conn, name, o, args)
+  local reply, e = declare_kept(conn, name, o, args)
   if not reply then return nil, e end
   if name == "" then
     name = reply.text

@@ -1,6 +1,7 @@
 -- What a handler's answer means: the table of API.md, the retry policy, and the publishes that belong to a delivery.
 local turn, err, check = require "mx.turn", require "mx.err", require "mx.check"
 local msg, settle, handover, receipt = require "mx.msg", require "mx.settle", require "mx.handover", require "mx.receipt"
+local stream = require "mx.stream"
 local complain, unsettled = settle.complain, settle.unsettled
 local ACK, REJECT = settle.ACK, settle.REJECT
 
@@ -19,6 +20,7 @@ local function retry(sub, seq, delay, why, jitter)
   local m = unsettled(sub, seq)
   if not m or not msg.retries_of(m) then return reject(sub, seq, why) end
   sub.counts.retried = sub.counts.retried + 1
+  if sub.stream then return stream.again(sub, seq, delay or sub.retry.base) end
   settle.aside(sub, seq, handover.retry_later, delay or sub.retry.base, why or "retry", jitter)
 end
 
@@ -57,7 +59,8 @@ local function policy(sub, seq, e)
   sub.counts.failed = sub.counts.failed + 1
   complain(sub, "handler failed", e)
   if sub.auto_ack then return settle.settle(sub, seq, ACK) end
-  local delay, jitter = delay_after(sub, seq, msg.retries_of(m), e)
+  local retries = msg.retries_of(m)
+  local delay, jitter = delay_after(sub, seq, retries and retries + msg.tries(sub, m), e)
   local text = settle.explain(e)
   if delay then retry(sub, seq, delay, text, jitter) else reject(sub, seq, text) end
 end
@@ -119,11 +122,14 @@ end
 local ANSWERS = {
   reject = function(sub, seq, why) reject(sub, seq, why and tostring(why)) end,
   retry = function(sub, seq, seconds) retry(sub, seq, seconds and check.seconds(seconds)) end,
-  requeue = function(sub, seq) settle.requeue(sub, seq) end,
+  requeue = function(sub, seq)
+    if sub.stream then error(stream.no_requeue(), 0) end
+    settle.requeue(sub, seq)
+  end,
 }
 
 local function not_understood(sub, verdict)
-  local info = debug.getinfo(sub.handler, "S")
+  local info = debug.getinfo(sub.script, "S")
   return err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", \"retry\", "
     .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, err.tostring(verdict)))
 end
