@@ -131,7 +131,7 @@ end
 local function counted(sub, to)
   local ib = sub.inbox
   for _, name in ipairs { "delivered", "acked", "requeued" } do to[name] = to[name] + ib[name] end
-  for i = 0, ib.head - ib.settled - 1 do
+  for i = 0, settle.taken(ib) - 1 do
     local m = ib.slot + band(ib.settled + i, ib.mask)
     if m.verdict == settle.ACK and m.sent == 0 then to.acked = to.acked + 1 end
   end
@@ -139,8 +139,8 @@ end
 
 -- What nobody has settled, and nobody is about to, goes back.
 local function give_back(sub)
-  for i = 0, sub.inbox.head - sub.inbox.settled - 1 do
-    local seq = sub.inbox.settled + i
+  for i = 0, settle.taken(sub.inbox) - 1 do
+    local seq = settle.position(sub.inbox, i)
     if not sub.asides[seq] then settle.settle(sub, seq, settle.REQUEUE) end
   end
 end
@@ -349,7 +349,7 @@ function Consumer:stats()
   local sub = self.sub
   local ib = sub and not sub.over and sub.inbox
   if ib then counted(sub, counts) end
-  return { count = counts.delivered, in_flight = ib and ib.head - ib.settled or 0, acked = counts.acked,
+  return { count = counts.delivered, in_flight = ib and settle.taken(ib) or 0, acked = counts.acked,
            rejected = self.counts.rejected, retried = self.counts.retried, failed = self.counts.failed,
            requeued = counts.requeued, stuck = self.counts.stuck }
 end

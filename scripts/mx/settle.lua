@@ -17,6 +17,12 @@ local function unsettled(sub, seq)
 end
 M.unsettled = unsettled
 
+-- How many deliveries an inbox holds that Lua took and that are not all settled. Positions wrap at 2^32.
+function M.taken(ib) return (ib.head - ib.settled) % 4294967296 end
+
+-- The position of the i-th of them, from 0.
+function M.position(ib, i) return (ib.settled + i) % 4294967296 end
+
 function M.settle(sub, seq, verdict)
   local m = unsettled(sub, seq)
   if not m then return end

@@ -30,8 +30,8 @@ end
 -- Before an inbox closes: where to go on, the first delivery that was not settled or the one behind the last.
 function M.note(sub)
   local ib, c = sub.inbox, sub.consumer
-  for i = 0, ib.head - ib.settled - 1 do
-    local m = settle.unsettled(sub, ib.settled + i)
+  for i = 0, settle.taken(ib) - 1 do
+    local m = settle.unsettled(sub, settle.position(ib, i))
     if m then
       c.next_offset = offset_of(m)
       return

@@ -168,6 +168,21 @@ static void inbox_detaches_what_is_borrowed(void **state) {
     finish(&ib);
 }
 
+static void inbox_message_that_is_kept_outlives_its_settlement(void **state) {
+    (void)state;
+    mx_inbox ib;
+    mx_msg copy;
+    play(&ib, "..");
+    mx_msg_keep(mx_inbox_at(&ib, 1), &copy);
+    assert_non_null(mx_inbox_at(&ib, 1)->own);
+    mx_inbox_at(&ib, 0)->verdict = mx_inbox_at(&ib, 1)->verdict = MX_ACK;
+    settle(&ib, 2, "a2* ");
+    assert_memory_equal(copy.exchange, "exkey\0\0body", 11);
+    mx_msg_drop(&copy);
+    assert_null(copy.own);
+    finish(&ib);
+}
+
 static void inbox_positions_may_wrap(void **state) {
     (void)state;
     mx_inbox ib;
@@ -199,6 +214,7 @@ int main(void) {
         cmocka_unit_test(inbox_does_not_settle_what_lua_has_not_taken),
         cmocka_unit_test(inbox_is_full_when_its_room_is_unsettled),
         cmocka_unit_test(inbox_detaches_what_is_borrowed),
+        cmocka_unit_test(inbox_message_that_is_kept_outlives_its_settlement),
         cmocka_unit_test(inbox_positions_may_wrap),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
