@@ -213,7 +213,7 @@ end
 local function new_subscription(c)
   local sub = setmetatable({
     consumer = c, starting = true, active = 0, busy = 0, idle = {}, tasks = {}, line = wait.line(),
-    asides = {}, waits = {}, pauses = {}, again = {},
+    asides = {}, acks = {}, pauses = {}, again = {},
     refused = 0, pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0, Ref = msg.Ref, decide = decide, failed = failed,
   }, { __index = c })
   sub.number = msg.number()

@@ -55,6 +55,8 @@ local function state_of(r)
   return p.ended.failed[r.seq] or CONFIRMED
 end
 
+M.state_of = state_of
+
 local function failure(r, state)
   local known = TEXTS[state]
   if known then return err.new(known[1], known[2], { op = "publish", reply_code = known[1] == "unroutable" and 312 or nil }) end

@@ -1,4 +1,5 @@
 -- What a handler's answer means: the table of API.md, the retry policy, and the publishes that belong to a delivery.
+local C = require "ffi".C
 local turn, err, check = require "mx.turn", require "mx.err", require "mx.check"
 local msg, settle, handover, receipt = require "mx.msg", require "mx.settle", require "mx.handover", require "mx.receipt"
 local stream = require "mx.stream"
@@ -6,6 +7,8 @@ local complain, unsettled = settle.complain, settle.unsettled
 local ACK, REJECT = settle.ACK, settle.REJECT
 
 local M = {}
+local PENDING, CONFIRMED, state_of = C.MX_PENDING, C.MX_CONFIRMED, receipt.state_of
+local ROOM = 256                        -- receipts of one delivery between two looks at them
 
 local function reject(sub, seq, why)
   sub.counts.rejected = sub.counts.rejected + 1
@@ -53,9 +56,9 @@ local function delay_after(sub, seq, retries, e)
   return math.min(r.base * r.factor ^ retries, r.max_delay), r.jitter
 end
 
-local function policy(sub, seq, e)
+local function policy(sub, seq, e, waited)
   local m = unsettled(sub, seq)
-  if not m or sub.asides[seq] and not sub.waits[seq] then return end
+  if not m or sub.asides[seq] and not waited then return end
   sub.counts.failed = sub.counts.failed + 1
   complain(sub, "handler failed", e)
   if sub.auto_ack then return settle.settle(sub, seq, ACK) end
@@ -65,9 +68,10 @@ local function policy(sub, seq, e)
   if delay then retry(sub, seq, delay, text, jitter) else reject(sub, seq, text) end
 end
 
--- The retry policy, then as reject. Never raises: also called where nothing protects the loop.
-local function fail(sub, seq, e)
-  local ok, why = turn.guard(policy, sub, seq, e)
+-- The retry policy, then as reject; waited: after its ack waited for receipts. Never raises: also called where nothing
+-- protects the loop.
+local function fail(sub, seq, e, waited)
+  local ok, why = turn.guard(policy, sub, seq, e, waited)
   if ok then return end
   complain(sub, "settling failed", why)
   settle.requeue(sub, seq)
@@ -80,41 +84,72 @@ M.fail = fail
 function M.on_publish(d, r)
   local sent = d.sent
   if not sent then
-    d.sent, d.look = { r, room = 256 }, true
+    d.sent, d.look = { r }, true
     return
   end
   sent[#sent + 1] = r
-  if #sent < sent.room then return end
+  if #sent % ROOM ~= 0 then return end
   local left = {}                       -- a handler that publishes without end keeps only what matters
-  for _, old in ipairs(sent) do
-    if old.state ~= "confirmed" then left[#left + 1] = old end
+  for i = 1, #sent do
+    if state_of(sent[i]) ~= CONFIRMED then left[#left + 1] = sent[i] end
   end
-  left.room = math.max(256, 2 * #left)
-  d.sent = left
+  d.sent = left[1] and left or nil
 end
 
--- An ack that waits for receipts: called again when the one that it watches has ended.
-local Ending = {}
-Ending.__index = Ending
+-- Acks that wait for receipts of one publisher, in the order of their handlers: only the first has a watcher.
+local Acks = {}
+Acks.__index = Acks
 
-function Ending:__call()
-  local sub, seq = self.sub, self.seq
-  while self.at <= #self.sent do
-    local r = self.sent[self.at]
-    if r.state == "pending" then return receipt.when_ended(r, self) end
-    local ok, e = r:wait()
-    if not ok then self.failure = self.failure or e end
-    self.at = self.at + 1
+local function acks_of(sub, publisher)
+  local acks = sub.acks[publisher]
+  if not acks then
+    acks = setmetatable({ sub = sub, first = 1, last = 0, at = 1, seqs = {}, sents = {}, sures = {} }, Acks)
+    sub.acks[publisher] = acks
   end
-  if self.failure and not self.sure then fail(sub, seq, self.failure) else settle.settle(sub, seq, ACK) end
-  sub.waits[seq] = nil
-  settle.leave(sub, seq)
+  return acks
+end
+
+-- Whether the publishes of the first have all ended; otherwise one of them is watched.
+local function is_over(acks, sent)
+  for i = acks.at, #sent do
+    acks.at = i
+    local state = state_of(sent[i])
+    if state == PENDING then
+      acks.watching = true
+      receipt.when_ended(sent[i], acks)
+      return false
+    end
+    if state ~= CONFIRMED and not acks.failure then acks.failure = select(2, sent[i]:wait()) end
+  end
+  return true
+end
+
+local function go_on(acks)
+  local sub = acks.sub
+  while acks.first <= acks.last do
+    local i = acks.first
+    if not is_over(acks, acks.sents[i]) then return end
+    local seq, failure = acks.seqs[i], not acks.sures[i] and acks.failure
+    acks.seqs[i], acks.sents[i], acks.sures[i], acks.at, acks.failure = nil, nil, nil, 1, nil
+    acks.first = i + 1
+    if acks.first > acks.last then acks.first, acks.last = 1, 0 end
+    if failure then fail(sub, seq, failure, true) else settle.settle(sub, seq, ACK) end
+    settle.leave(sub, seq)
+  end
+end
+
+-- The publish that was watched has ended.
+function Acks:__call()
+  self.watching = false
+  go_on(self)
 end
 
 local function ack_after(sub, seq, sent, sure)
+  local acks = acks_of(sub, sent[#sent].publisher)
+  local i = acks.last + 1
   settle.enter(sub, seq)
-  sub.waits[seq] = true
-  setmetatable({ sub = sub, seq = seq, sent = sent, sure = sure, at = 1 }, Ending)()
+  acks.last, acks.seqs[i], acks.sents[i], acks.sures[i] = i, seq, sent, sure or false
+  if not acks.watching then go_on(acks) end
 end
 
 -- Answers -----------------------------------------------------------------------------------------------------------

@@ -214,6 +214,27 @@ on_each_broker("a publish inside a handler", function(connect, name)
     eventually(function() return c:queue_info(to).messages == 700 end)
   end)
 
+  it("without confirms is no reason to wait", function()
+    local c, q, to = setup "blind"
+    local p = mx.publisher { conn = c, confirm = false }
+    local consumer = assert(c:consume(q, function()
+      for i = 1, 256 do assert(p:publish_async(to, tostring(i))) end
+    end))
+    eventually(function() return consumer:stats().acked == 1 end)
+    eventually(function() return c:queue_info(to).messages == 256 end)
+  end)
+
+  it("over two publishers waits for both", function()
+    local c, q, to = setup "two"
+    local other = mx.publisher { conn = c }
+    local consumer = assert(c:consume(q, { retry = { max = 0 } }, function()
+      assert(c:publish_async("", name "nowhere", "lost"))
+      assert(other:publish_async(to, "x"))
+    end))
+    eventually(function() return dead(c, q) == 1 end)
+    assert.equal(1, consumer:stats().failed)
+  end)
+
   it("that fails among many fails the delivery once", function()
     local c, q, to = setup "one"
     local consumer = assert(c:consume(q, { retry = { max = 0 } }, function()
