@@ -4,6 +4,7 @@ local C = ffi.C
 local topology = require "mx.topology"
 
 local M = {}
+local REFUSED = 60                      -- seconds for which a refusal is taken as an answer: each costs a channel
 
 local TIERS = { 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400 }
 
@@ -34,8 +35,11 @@ end
 function M.declare(conn, queue, tier)
   local name = queue .. ".retry." .. tier.name
   local at = conn.declared[name]
-  if at and C.mx_now() - at < tier.seconds then return name end
+  local now = C.mx_now()
+  if at and now - at < tier.seconds then return name end
+  if conn.no_delays and now < conn.no_delays.till then return nil, conn.no_delays.why end
   local ok, e = topology.declare(conn, name, {}, arguments(conn, queue, math.floor(tier.seconds * 1000)))
+  if not ok and e.code == "access" then conn.no_delays = { till = now + REFUSED, why = e } end
   if not ok and e.reply_code ~= 406 then return nil, e end
   conn.declared[name] = C.mx_now()
   return name

@@ -155,7 +155,7 @@ end
 -- Answers -----------------------------------------------------------------------------------------------------------
 
 local ANSWERS = {
-  reject = function(sub, seq, why) reject(sub, seq, why and tostring(why)) end,
+  reject = function(sub, seq, why) reject(sub, seq, why ~= nil and err.tostring(why) or nil) end,
   retry = function(sub, seq, seconds) retry(sub, seq, seconds and check.seconds(seconds)) end,
   requeue = function(sub, seq)
     if sub.stream then error(stream.no_requeue(), 0) end
@@ -164,9 +164,10 @@ local ANSWERS = {
 }
 
 local function not_understood(sub, verdict)
-  local info = debug.getinfo(sub.script, "S")
+  local info, what = debug.getinfo(sub.script, "S"), type(verdict)
+  what = (what == "string" or what == "number") and tostring(verdict) or "a " .. what
   return err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", \"retry\", "
-    .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, err.tostring(verdict)))
+    .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, what))
 end
 
 local function done(sub, seq, sent, sure)
