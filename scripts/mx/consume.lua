@@ -176,7 +176,7 @@ end
 local function give_up(sub)
   for _, d in ipairs(sub.tasks) do d.look, d.late = true, true end
   give_back(sub)
-  return sub.active
+  return sub.busy
 end
 
 local function request(sub)
