@@ -210,3 +210,17 @@ typedef struct mx_turn {
 
 double mx_now(void);                                    /* monotonic, never cached */
 mx_turn *mx_runtime_turn(mx_runtime *r);
+
+/* ---- for tests --------------------------------------------------------------------------------------------- */
+
+void mx_clock_advance(double seconds);                  /* every deadline of this process is that much nearer */
+double mx_timers_due(mx_runtime *r);                    /* seconds to the next deadline, 0: it has passed, < 0: none */
+
+/* What goes wrong at a mem:// broker. Lua writes, the links of that broker act on it. */
+typedef struct mx_faults {
+    double delay;                   /* confirms come this many seconds late */
+    uint32_t nack, give_back;       /* so many of the next publishes are refused; are returned as unroutable */
+    uint32_t blocked;               /* publishing waits, as after connection.blocked */
+    uint32_t close_channels;        /* counts: publishing channels are closed when it changes */
+} mx_faults;
+mx_faults *mx_faults_of(const char *broker);            /* of the links opened later; lives as long as the process */

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "link/faults.h"
 
 static char refusal[320];
 
@@ -35,7 +36,7 @@ static const mx_link_ops *pub_ops(mx_pub *p) { return ((mx_publisher *)p)->link-
 static mx_span span(const void *p, size_t n) { return (mx_span){p, n}; }
 
 MX_EXPORT mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
-    if (is(o->scheme, "mem")) return mx_embedded_open(r, o, ticket);
+    if (is(o->scheme, "mem")) return mx_faults_watch(mx_embedded_open(r, o, ticket), o->host);
     return mx_amqp_open(r, o, ticket);
 }
 

@@ -82,7 +82,8 @@ static void on_check(uv_check_t *h) {
 
 static void on_prepare(uv_prepare_t *h) {
     mx_worker *w = h->data;
-    uint64_t due = mx_timers_next(&w->runtime.timers);
+    uint64_t due = mx_timers_next(&w->runtime.timers), ahead = mx_clock_ahead_us();
+    if (ahead && due != UINT64_MAX) due = due > ahead ? due - ahead : 1;
     if (due == w->alarm_us) return;
     struct itimerspec at = {0};
     if (due != UINT64_MAX) {
@@ -172,3 +173,9 @@ void mx_worker_fini(mx_worker *w) {
 }
 
 MX_EXPORT mx_turn *mx_runtime_turn(mx_runtime *r) { return &r->turn; }
+
+MX_EXPORT double mx_timers_due(mx_runtime *r) {
+    uint64_t due = mx_timers_next(&r->timers), now = mx_clock_us();
+    if (due == UINT64_MAX) return -1;
+    return due > now ? (double)(due - now) / 1e6 : 0;
+}
