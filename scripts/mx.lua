@@ -80,4 +80,10 @@ mx.on = event.on
 function mx.stop() turn.request_stop() end
 
 mx.error = err.new
-return mx
+
+-- What only specs use is loaded when it is first asked for.
+return setmetatable(mx, { __index = function(t, name)
+  if name ~= "test" then return nil end
+  t.test = require "mx.test"
+  return t.test
+end })

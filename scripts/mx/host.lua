@@ -1,33 +1,18 @@
 -- The script's host: strict globals, the main chunk as a task, when to end and with which code.
 require "mx.loops"                      -- before any other, which keep pairs and next as they find them
 local ffi = require "ffi"
+local strict = require "mx.strict"
+
+-- run(args, host) of each answers the exit code; it runs in a task.
+local COMMANDS = {
+  test = "mx.test.busted", check = "mx.cli.check", pub = "mx.cli.pub", sub = "mx.cli.sub", dlq = "mx.cli.dlq",
+  topology = "mx.cli.topology",
+}
 
 local function defaults(host, mx, log)
   log.configure { format = host.log or "text", level = host.log_level or "info" }
   for k, v in pairs(host.set) do mx.config[k] = tonumber(v) or v end
   math.randomseed(os.time() + (mx.now() * 1e6) % 1e6)
-end
-
--- The classic rule: reading an undeclared global, or assigning one outside a main chunk, raises.
-local function strict()
-  local declared = {}
-  local function what()
-    local d = debug.getinfo(3, "S")
-    return d and d.what or "C"
-  end
-  setmetatable(_G, {
-    __newindex = function(t, name, value)
-      if not declared[name] then
-        local w = what()
-        if w ~= "main" and w ~= "C" then error("assignment to undeclared global '" .. tostring(name) .. "'", 2) end
-        declared[name] = true
-      end
-      rawset(t, name, value)
-    end,
-    __index = function(_, name)
-      if not declared[name] and what() ~= "C" then error("undeclared global '" .. tostring(name) .. "'", 2) end
-    end,
-  })
 end
 
 -- Bytecode from a file or a string could do anything; source text is what people mean.
@@ -245,17 +230,16 @@ return function(host)
 
   arg = { [0] = host.file or "(command line)" }
   for i, a in ipairs(host.args) do arg[i] = a end
-  if host.command == "test" then
-    local test = require "mx.test"
-    turn.start(test.run, function(ok, e)
+  if host.command then
+    turn.start(require(COMMANDS[host.command]).run, function(ok, e)
       main_running = false
       if ok then exit_code = e else fail(task.text_of(e)) end
-      end_links()
-    end, host.args)
+      if not stopping then end_links() end
+    end, host.args, host)
     return turn.turn
   end
 
-  strict()
+  strict(_G)
   local f, e, code = main_chunk(host)
   if not f then
     io.stderr:write("mxrun: ", e, "\n")

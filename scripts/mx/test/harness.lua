@@ -1,0 +1,358 @@
+-- A script under test: run with no network, its consumers, publishes, topology and timers captured; messages come by
+-- h:deliver and go through the real handler, the real msg and the real time limit.
+--
+-- Design: the script gets an `mx` of its own: mx.lua loaded once more, over doubles of the modules that would reach the
+-- network or the clock. Below them two private mem:// brokers, so that what checks, encodes and waits is the code that
+-- runs in production: one (wire) brings the deliveries, the other confirms what the script publishes, all into one sink
+-- (drain); h.broker makes that one fail.
+local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
+local conns, publish, consume = require "mx.conn", require "mx.publish", require "mx.consume"
+local strict, json = require "mx.strict", require "mx.json"
+local capture = require "mx.test.capture"
+
+local M = {}
+local Harness = {}
+Harness.__index = Harness
+local SINK = "mx.test.sink"
+local count = 0
+
+-- A wrong argument raises at the line of the script, wherever it was noticed.
+local function at_script(f, ...)
+  local r = { pcall(f, ...) }
+  if r[1] then return unpack(r, 2, table.maxn(r)) end
+  local e = r[2]
+  if type(e) ~= "string" or e:find "^[^%s:]+:%d+: " and not e:find "^mx/" then error(e, 0) end
+  error(e:gsub("^mx/[^:]*:%d+: ", ""), turn.level())
+end
+
+-- Publishes -------------------------------------------------------------------------------------------------------
+
+local function data_of(body, content_type)
+  if content_type ~= "application/json" and (content_type or not body:find "^%s*[{%[]") then return body end
+  local value, e = json.decode(body)
+  if e then return body end
+  return value
+end
+
+local function note(h, exchange, key, body, opts)
+  local p = {}
+  for k, v in pairs(opts or {}) do p[k] = v end
+  p.exchange, p.key = exchange, key
+  if type(body) == "table" then
+    p.body, p.content_type = json.encode(body), p.content_type or "application/json"
+  else
+    p.body = tostring(body)
+  end
+  p.data, p.headers = data_of(p.body, p.content_type), p.headers or {}
+  h.published[#h.published + 1] = p
+  local run = h.running[turn.current]
+  if run then run.published[#run.published + 1] = p end
+end
+
+-- Sends into the sink whatever the target: the answer is that of a real publish. receipt | nil, err
+local function send(h, publisher, exchange, key, body, opts)
+  if type(exchange) ~= "string" or type(key) ~= "string" then
+    error(("publish: exchange and key must be strings, got %s and %s"):format(type(exchange), type(key)), turn.level() - 1)
+  end
+  local r, e = publish.send(publisher, "", SINK, body, opts)
+  if r then note(h, exchange, key, body, opts) end
+  return r, e
+end
+
+local function send_and_wait(h, publisher, ...)
+  local r, e = send(h, publisher, ...)
+  if not r then return nil, e end
+  return r:wait()
+end
+
+local function tapped(h, publisher)
+  function publisher.publish_async(p, key, body, opts) return send(h, p, p.exchange, key, body, opts) end
+  function publisher.publish(p, key, body, opts) return send_and_wait(h, p, p.exchange, key, body, opts) end
+  return publisher
+end
+
+-- Decisions -------------------------------------------------------------------------------------------------------
+
+local function text_of(e)
+  if type(e) == "table" and e.traceback and not err.is(e) then return err.tostring(e.raised), e.traceback end
+  return err.tostring(e), err.is(e) and e.traceback or nil
+end
+
+-- A failed delivery: the retry policy says what follows. dead: it goes where rejected ones go.
+local function failed(c, attempt, e)
+  local reason, trace = text_of(e)
+  local r = c.test_retry
+  local final = err.is(e) and e.retryable == false
+  local delay = not final and attempt <= r.max
+                and (r.delay and r.delay(attempt, nil, e) or not r.delay and math.min(r.base * r.factor ^ (attempt - 1), r.max_delay))
+  return { decision = "failed", reason = reason, error = e, traceback = trace, delay = delay or nil, dead = not delay }
+end
+
+local SAYS = {
+  reject = function(_, why) return { decision = "reject", reason = why and tostring(why) or nil } end,
+  retry = function(c, seconds)
+    return { decision = "retry", delay = seconds and check.seconds(seconds) or c.test_retry.base }
+  end,
+  requeue = function() return { decision = "requeue" } end,
+}
+
+local function decision(c, attempt, ok, verdict, why)
+  if not ok then return failed(c, attempt, verdict) end
+  if verdict == true or verdict == nil and why == nil then return { decision = "ack" } end
+  if not verdict then return failed(c, attempt, why == nil and "the handler returned false" or why) end
+  if SAYS[verdict] then return SAYS[verdict](c, why) end
+  local info = debug.getinfo(c.test_handler, "S")
+  return failed(c, attempt, err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", "
+    .. "\"retry\", \"requeue\", or nil and an error"):format(info.short_src, info.linedefined, tostring(verdict))))
+end
+
+-- What the private broker calls: the script's handler, observed; the delivery itself is acked.
+local function observed(h, number, handler)
+  return function(msg)
+    local run = h.runs[msg.id]
+    if not run then return true end
+    local c, me, attempt = h.consumers[number].consumer, turn.current, msg.attempt
+    h.running[me] = run
+    local ok, verdict, why = xpcall(handler, turn.on_error, msg)
+    h.running[me] = nil
+    if me.late then
+      ok, verdict = false, err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
+    end
+    local result = decision(c, attempt, ok, verdict, why)
+    result.published = run.published
+    run.done:put(result)
+    return true
+  end
+end
+
+-- Consumers -------------------------------------------------------------------------------------------------------
+
+local function add_consumer(h, queue, options, handler)
+  if type(options) == "function" and handler == nil then options, handler = nil, options end
+  local o = {}
+  for k, v in pairs(options or {}) do o[k] = v end
+  local name, number = tostring(queue), #h.consumers + 1
+  local entry = { queue = name, options = options or {}, handler = handler, line = capture.where() }
+  if type(queue) == "string" then assert(h.wire:queue(name, { durable = false })) end
+  o.args, o.exclusive = type(o.args) ~= "table" and o.args or nil, nil
+  local watched = type(handler) == "function" and observed(h, number, handler) or handler
+  h.consumers[number] = entry
+  local c = at_script(consume.consume, h.wire, queue, o, watched)
+  entry.consumer, c.test_retry, c.test_handler = c, c.retry, handler
+  c.retry = { max = 0 }                   -- what follows a failure is answered, not done
+  h.consumers[name] = entry
+  return c
+end
+
+-- The script's mx -------------------------------------------------------------------------------------------------
+
+-- A connection whose topology is captured and whose publishes end in the sink.
+local function connection(h, options)
+  local o = {}
+  for k, v in pairs(options or {}) do o[k] = v end
+  o.password_env = nil                    -- no secret is needed where nothing is dialled
+  local conn, e = at_script(conns.new, o, 3)
+  if not conn then return nil, e end
+  conn.address = h.drain.address
+  conn.capture = function(op, request) return capture.operation(h.topology, op, request) end
+  local default
+  function conn.publisher(self)
+    default = default or tapped(h, publish.publisher(self))
+    return default
+  end
+  function conn.publish(self, ...) return send_and_wait(h, self:publisher(), ...) end
+  function conn.publish_async(self, ...) return send(h, self:publisher(), ...) end
+  function conn.consume(_, ...) return add_consumer(h, ...) end
+  return conn
+end
+
+local function timer(h, kind, start)
+  return function(seconds, f)
+    local real = start(seconds, h.options.timers and f or function() end)
+    if h.options.timers then return real end
+    real:cancel()
+    h.timers[#h.timers + 1] = { [kind] = check.seconds(seconds), fire = f }
+    return { cancel = function() end }
+  end
+end
+
+local function spawn(h)
+  return function(f, ...)
+    if h.options.tasks == false then f = function() end end
+    local t = task.spawn(f, ...)
+    h.tasks[#h.tasks + 1] = t
+    return t
+  end
+end
+
+local function doubles(h)
+  return {
+    ["mx.conn"] = setmetatable({ new = function(options) return connection(h, options) end }, { __index = conns }),
+    ["mx.publish"] = setmetatable({
+      send = function(...) return send(h, ...) end, send_and_wait = function(...) return send_and_wait(h, ...) end,
+      publisher = function(c, o) return tapped(h, at_script(publish.publisher, c, o)) end,
+    }, { __index = publish }),
+    ["mx.consume"] = setmetatable({ consume = function(_, ...) return add_consumer(h, ...) end }, { __index = consume }),
+    ["mx.task"] = setmetatable({
+      every = timer(h, "every", task.every), after = timer(h, "after", task.after), spawn = spawn(h),
+    }, { __index = task }),
+  }
+end
+
+-- mx.lua once more, over the doubles; what else it loads is not kept.
+local function instance(h)
+  local loaded, before = package.loaded, {}
+  for name, module in pairs(loaded) do before[name] = module end
+  for name, double in pairs(doubles(h)) do loaded[name] = double end
+  loaded.mx = nil
+  local ok, mx = pcall(require, "mx")
+  h.emitter = loaded["mx.conn"].emit
+  for name in pairs(loaded) do loaded[name] = before[name] end
+  if not ok then error(mx, 0) end
+  for k, v in pairs(h.options.config or before.mx.config) do mx.config[k] = v end
+  mx.default_url = function() return h.url end
+  mx.stop = function() h.stopped = true end
+  return mx
+end
+
+-- The script's globals: its own modules are loaded afresh, so that they see its mx.
+local function environment(h, mx, file, args)
+  local env, modules = { mx = mx, arg = { [0] = file, unpack(args) } }, { mx = mx }
+  env._G = env
+  local function chunk(path)
+    local f, e = loadfile(path)
+    if not f then error(e, 0) end
+    return setfenv(f, env)
+  end
+  function env.require(name)
+    if modules[name] ~= nil then return modules[name] end
+    local path = package.searchpath(name, package.path)
+    if not path or path:sub(1, 1) == "/" then return require(name) end
+    local value = chunk(path)(name)
+    modules[name] = value == nil or value
+    return modules[name]
+  end
+  function env.dofile(path) return chunk(path)() end
+  h.env = env
+  return strict(env, _G)
+end
+
+-- Runs the main chunk until it ends, or waits for longer than options.timeout (1 s): then h.waiting is true.
+local function run_main(h, f, args)
+  local done = task.chan(1)
+  h.main = turn.start(f, function(ok, e) done:put { ok, e } end, unpack(args))
+  local r = done:get(h.options.timeout or 1)
+  h.waiting = not r
+  if r and not r[1] then
+    local text, trace = text_of(r[2])
+    return nil, text, trace
+  end
+  return h
+end
+
+local OPTIONS = { timers = "boolean", tasks = "boolean", config = "table", args = "table", timeout = "seconds" }
+
+-- A harness, or nil, the error's text, its traceback and the harness as far as it got. Options: timers = true starts
+-- them, tasks = false starts no mx.spawn; config is mx.config, args the script's arguments, timeout how long its main
+-- chunk may wait.
+function M.load(file, options)
+  check.arg(1, "mx.test.load", file, "string", 4)
+  local o = check.options("mx.test.load", options or {}, OPTIONS, 4)
+  local f, e = loadfile(file)
+  if not f then return nil, e end
+  count = count + 1
+  local h = setmetatable({
+    url = "mem://test harness " .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {},
+    running = {}, topology = capture.topology(),
+  }, Harness)
+  h.broker = require "mx.test.broker".of(h.url:match "^mem://(.*)$")
+  h.wire, h.drain = assert(conns.new({ url = h.url .. " wire" }, 2)), assert(conns.new({ url = h.url }, 2))
+  assert(h.drain:queue(SINK, { durable = false, ttl = 0 }))
+  local args = o.args or {}
+  setfenv(f, environment(h, instance(h), file, args))
+  local ok, why, trace = run_main(h, f, args)
+  if ok then return h end
+  return nil, why, trace, h
+end
+
+-- What tests do ---------------------------------------------------------------------------------------------------
+
+local FIELDS = {
+  body = true, data = true, exchange = true, key = true, attempt = true, headers = true, id = true, correlation_id = true,
+  reply_to = true, content_type = true, content_encoding = true, type = true, app_id = true, timestamp = true, priority = true,
+}
+
+local function is_message(t)
+  if type(t) ~= "table" or (t.body == nil and t.data == nil) then return false end
+  for k in pairs(t) do
+    if not FIELDS[k] then return false end
+  end
+  return true
+end
+
+-- body, exchange, key and the options of the publish that brings the message
+local function message(queue, value, fields)
+  local m = {}
+  if is_message(value) then
+    for k, v in pairs(value) do m[k] = v end
+  else
+    m.body = value
+  end
+  for k, v in pairs(fields or {}) do
+    if not FIELDS[k] then error("h:deliver: a message has no '" .. tostring(k) .. "'" .. check.nearest(tostring(k), FIELDS), 3) end
+    m[k] = v
+  end
+  local body, exchange, key = m.body, m.exchange or "", m.key or queue
+  if m.data ~= nil then body = m.data end
+  local headers = {}
+  for k, v in pairs(m.headers or {}) do headers[k] = v end
+  if m.attempt then headers["x-mx-retries"] = m.attempt - 1 end
+  m.body, m.data, m.exchange, m.key, m.attempt = nil, nil, nil, nil, nil
+  m.headers = next(headers) and headers or nil
+  return body, exchange, key, m
+end
+
+-- Hands a message to the handler of the queue's consumer: a string or a table as body, fields as of msg beside it
+-- (headers, key, attempt ...); or one table of fields with body or data in it. Waits for the handler. Answers
+-- { decision = "ack" | "reject" | "retry" | "requeue" | "failed", reason, delay, published = { ... } }.
+function Harness:deliver(queue, value, fields)
+  local entry = self.consumers[queue]
+  if not entry or type(queue) ~= "string" then
+    local names = {}
+    for _, c in ipairs(self.consumers) do names[#names + 1] = c.queue end
+    error(("h:deliver: nothing consumes %q%s"):format(tostring(queue), check.nearest(tostring(queue), names)), 2)
+  end
+  local body, exchange, key, opts = message(queue, value, fields)
+  count = count + 1
+  opts.id = opts.id or "test-" .. count
+  if self.runs[opts.id] then error("h:deliver: a message with the id " .. opts.id .. " is being handled", 2) end
+  local run = { published = {}, done = task.chan(1) }
+  self.runs[opts.id] = run
+  if exchange ~= "" then
+    assert(self.wire:exchange(exchange, "direct"))
+    assert(self.wire:bind(queue, exchange, key))
+  else
+    key = queue
+  end
+  local ok, e = publish.send_and_wait(self.wire:publisher(), exchange, key, body, opts)
+  if ok and exchange ~= "" then self.wire:unbind(queue, exchange, key) end
+  local result
+  if ok then result, e = run.done:get(entry.consumer.timeout + 10) end
+  self.runs[opts.id] = nil
+  if not result then error(e, 0) end
+  return result
+end
+
+-- Runs what the script gave to mx.on(event).
+function Harness:emit(event, ...)
+  self.emitter(event, ...)
+end
+
+-- Ends its consumers and tasks.
+function Harness:close()
+  for _, t in ipairs(self.tasks) do t:cancel() end
+  self.wire:close()
+  self.drain:close()
+end
+
+return M
