@@ -13,10 +13,17 @@
 static const char help[] =
     "usage: mxrun [options] FILE [args]        run a script\n"
     "       mxrun [options] -e CODE [args]     run a line of Lua instead\n"
-    "       mxrun test [busted options] [spec/]\n"
+    "       mxrun --check FILE                 look for mistakes without a broker\n"
+    "       mxrun test [-o TAP|junit] [busted options] [spec/]\n"
+    "       mxrun pub EXCHANGE KEY BODY|-      publish, confirmed\n"
+    "       mxrun sub QUEUE [-n N] [-e CODE]   print messages and ack them\n"
+    "       mxrun dlq QUEUE ls|replay|purge    what became of failed messages\n"
+    "       mxrun topology FILE --diff|--dot   what a script declares, beside what the broker has\n"
+    "       mxrun COMMAND --help               more about each\n"
     "\n"
     "  -u, --url URL       broker: amqp://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
     "  -e, --eval CODE     run CODE; there is no FILE then, what follows are arguments\n"
+    "      --check         compile FILE, run its main chunk with no network, report what is wrong with it\n"
     "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"
     "      --log FORMAT    text or json (MXRUN_LOG)\n"
     "      --log-level L   debug, info, warn or error (MXRUN_LOG_LEVEL)\n"
@@ -29,7 +36,7 @@ static const char help[] =
     "\n"
     "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
 
-enum { URL, EVAL, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, SCRIPTS, HELP, VERSION };
+enum { URL, EVAL, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, SCRIPTS, HELP, VERSION };
 static const struct {
     const char *name, *letter;
     int id, takes;
@@ -37,6 +44,7 @@ static const struct {
 } table[] = {
     {"--url", "-u", URL, 1, "MXRUN_URLS"},
     {"--eval", "-e", EVAL, 1, NULL},
+    {"--check", NULL, CHECK, 0, NULL},
     {"--set", NULL, SET, 1, NULL},
     {"--log", NULL, LOG, 1, "MXRUN_LOG"},
     {"--log-level", NULL, LEVEL, 1, "MXRUN_LOG_LEVEL"},
@@ -136,6 +144,7 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     switch (table[i].id) {
     case URL: add_urls(o, value); break;
     case EVAL: o->eval = value; break;
+    case CHECK: o->command = "check"; break;
     case SET: add_set(o, value); break;
     case LOG: one_of(o, name, o->log = value, "text json"); break;
     case LEVEL: one_of(o, name, o->log_level = value, "debug info warn error"); break;
@@ -186,11 +195,11 @@ static int option(mx_options *o, int argc, char **argv, int at) {
     return 2;
 }
 
-static void from_environment(mx_options *o) {
-    for (int i = 0; i < KNOWN; i++) {
-        const char *value = table[i].environment ? getenv(table[i].environment) : NULL;
-        if (value && *value) take(o, i, table[i].environment, value);
-    }
+static const char *command(const char *word) {
+    static const char *const words[] = {"test", "pub", "sub", "dlq", "topology"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(words[i], word)) return words[i];
+    return NULL;
 }
 
 static void forget_urls(mx_options *o) {
@@ -198,31 +207,67 @@ static void forget_urls(mx_options *o) {
     o->url_count = 0;
 }
 
-void mx_options_parse(mx_options *o, int argc, char **argv) {
-    int tests = argc > 1 && !strcmp(argv[1], "test");
-    /* a spec may block, on a program that it runs for instance */
-    *o = (mx_options){.turn_limit = tests ? 60 : 5, .drain = 25};
-    from_environment(o);
-    int at = 1, environment_urls = o->url_count;
-    if (tests) {
-        o->command = "test";
-        at++;
+/* Options beat the environment. */
+static int url_or_other(mx_options *o, int argc, char **argv, int at, int *environment_urls) {
+    if (*environment_urls && find(argv[at], strcspn(argv[at], "=")) == URL) {
+        forget_urls(o);
+        *environment_urls = 0;
     }
-    while (!o->command && !o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {
+    return option(o, argc, argv, at);
+}
+
+static int is_shared(const char *word) {
+    int i = word[0] == '-' ? find(word, strcspn(word, "=")) : -1;
+    return i >= 0 && (table[i].id == URL || table[i].id > CHECK) && table[i].id < HELP;
+}
+
+/* After a command's word the options of every command may stand anywhere; the command gets what is left. */
+static int take_shared(mx_options *o, int argc, char **argv, int at, int environment_urls) {
+    int left = at;
+    while (at < argc && !o->exit_now) {
         if (!strcmp(argv[at], "--")) {
-            at++;
-            break;
-        }
-        if (environment_urls && find(argv[at], strcspn(argv[at], "=")) == URL) {
-            forget_urls(o); /* options beat the environment */
-            environment_urls = 0;
-        }
-        at += option(o, argc, argv, at);
+            while (at < argc) argv[left++] = argv[at++];
+        } else if (is_shared(argv[at])) {
+            at += url_or_other(o, argc, argv, at, &environment_urls);
+        } else argv[left++] = argv[at++];
     }
-    if (!o->command && !o->eval && !o->exit_now) {
+    return left;
+}
+
+static void from_environment(mx_options *o) {
+    for (int i = 0; i < KNOWN; i++) {
+        const char *value = table[i].environment ? getenv(table[i].environment) : NULL;
+        if (value && *value) take(o, i, table[i].environment, value);
+    }
+}
+
+/* Where the options before the script or command end; "--" ends them too, and what follows is no command then. */
+static int take_options(mx_options *o, int argc, char **argv, int *environment_urls, int *is_command) {
+    int at = 1;
+    *is_command = 1;
+    while (!o->exit_now && at < argc && argv[at][0] == '-' && argv[at][1]) {
+        if (!strcmp(argv[at], "--")) {
+            *is_command = 0;
+            return at + 1;
+        }
+        at += url_or_other(o, argc, argv, at, environment_urls);
+    }
+    return at;
+}
+
+void mx_options_parse(mx_options *o, int argc, char **argv) {
+    *o = (mx_options){.turn_limit = -1, .drain = 25};
+    from_environment(o);
+    int environment_urls = o->url_count, is_command, at = take_options(o, argc, argv, &environment_urls, &is_command);
+    if (is_command && !o->command && !o->eval && !o->exit_now && at < argc && (o->command = command(argv[at]))) {
+        at++;
+        if (strcmp(o->command, "test")) argc = take_shared(o, argc, argv, at, environment_urls);
+    } else if (!o->command && !o->eval && !o->exit_now) {
         if (at == argc) misuse(o, "no script given; try: mxrun -u mem:// FILE, or mxrun --help%s%s", "", "");
         else o->file = argv[at++];
     }
+    /* a spec may block, on a program that it runs for instance */
+    if (o->turn_limit < 0) o->turn_limit = o->command && !strcmp(o->command, "test") ? 60 : 5;
     o->args = argv + at;
     o->arg_count = argc > at ? argc - at : 0;
 }

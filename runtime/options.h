@@ -7,7 +7,7 @@ typedef struct mx_pair {
 } mx_pair;
 
 typedef struct mx_options {
-    const char *command; /* "test", or NULL: run file */
+    const char *command; /* "test", "pub" ...; NULL: run file */
     const char *file, *eval, *log, *log_level, *scripts;
     const char **urls;
     int url_count;

@@ -1,7 +1,7 @@
 -- The script's host: strict globals, the main chunk as a task, when to end and with which code.
 require "mx.loops"                      -- before any other, which keep pairs and next as they find them
 local ffi = require "ffi"
-local strict = require "mx.strict"
+local strict, check = require "mx.strict", require "mx.check"
 
 -- run(args, host) of each answers the exit code; it runs in a task.
 local COMMANDS = {
@@ -106,7 +106,8 @@ local function main_chunk(host)
   end
   if f then return f end
   if host.file and not io.open(host.file) then
-    e = ("cannot open '%s'; give the path of a Lua script, or try examples/hello.lua"):format(host.file)
+    local text, word = check.nearest(host.file, COMMANDS)
+    e = ("cannot open '%s'%s"):format(host.file, word and text or "; give the path of a Lua script, or try examples/hello.lua")
     return nil, e, 2
   end
   return nil, e, 1
@@ -174,7 +175,7 @@ return function(host)
   mx.has_urls = #host.urls > 0
   function mx.default_urls()
     if mx.has_urls then return host.urls end
-    if host.terminal or host.command then
+    if host.terminal and not host.command or host.command == "test" then
       io.stderr:write("mxrun: no -u URL given, using mem:// (an embedded broker, this process only)\n")
       return { "mem://" }
     end
@@ -233,7 +234,7 @@ return function(host)
   if host.command then
     turn.start(require(COMMANDS[host.command]).run, function(ok, e)
       main_running = false
-      if ok then exit_code = e else fail(task.text_of(e)) end
+      if ok then exit_code = e elseif not (stopping and err.is(e) and e.code == "closed") then fail(task.text_of(e)) end
       if not stopping then end_links() end
     end, host.args, host)
     return turn.turn

@@ -43,6 +43,7 @@ local function call(conn, op, request, what)
   if reply and reply.code < 0 then return nil, err.of_reply("declare", reply, what) end
   return reply or {}
 end
+M.call = call
 
 -- Queues ----------------------------------------------------------------------------------------------------------
 

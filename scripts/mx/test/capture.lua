@@ -1,11 +1,19 @@
 -- The topology that a script declares, as operations and as tables to look at.
-local turn = require "mx.turn"
-
 local M = {}
+
+-- The stack level, seen from the caller, of the first function that is not mxrun's own.
+function M.level()
+  for level = 3, 40 do
+    local info = debug.getinfo(level, "S")
+    if not info then return 2 end
+    if info.what ~= "C" and not info.source:find "^[@=]mx[/.]" then return level - 1 end
+  end
+  return 2
+end
 
 -- file:line of the script that is calling.
 function M.where()
-  local info = debug.getinfo(turn.level(), "Sl")
+  local info = debug.getinfo(M.level(), "Sl")
   return info and ("%s:%d"):format(info.short_src, info.currentline) or "?"
 end
 

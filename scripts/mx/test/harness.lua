@@ -22,7 +22,7 @@ local function at_script(f, ...)
   if r[1] then return unpack(r, 2, table.maxn(r)) end
   local e = r[2]
   if type(e) ~= "string" or e:find "^[^%s:]+:%d+: " and not e:find "^mx/" then error(e, 0) end
-  error(e:gsub("^mx/[^:]*:%d+: ", ""), turn.level())
+  error(e:gsub("^mx/[^:]*:%d+: ", ""), capture.level())
 end
 
 -- Publishes -------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ end
 -- Sends into the sink whatever the target: the answer is that of a real publish. receipt | nil, err
 local function send(h, publisher, exchange, key, body, opts)
   if type(exchange) ~= "string" or type(key) ~= "string" then
-    error(("publish: exchange and key must be strings, got %s and %s"):format(type(exchange), type(key)), turn.level() - 1)
+    error(("publish: exchange and key must be strings, got %s and %s"):format(type(exchange), type(key)), capture.level() - 1)
   end
   local r, e = publish.send(publisher, "", SINK, body, opts)
   if r then note(h, exchange, key, body, opts) end
@@ -153,7 +153,7 @@ local function connection(h, options)
   o.password_env = nil                    -- no secret is needed where nothing is dialled
   local conn, e = at_script(conns.new, o, 3)
   if not conn then return nil, e end
-  conn.address = h.drain.address
+  for _, where in ipairs { "address", "addresses", "text" } do conn[where] = h.drain[where] end
   conn.capture = function(op, request) return capture.operation(h.topology, op, request) end
   local default
   function conn.publisher(self)
@@ -186,8 +186,11 @@ local function spawn(h)
 end
 
 local function doubles(h)
+  local calls = {}
+  for name, call in pairs(conns.calls or {}) do calls[name] = { unpack(call) } end
+  if calls.consume then calls.consume[1] = function(_, ...) return add_consumer(h, ...) end end
   return {
-    ["mx.conn"] = setmetatable({ new = function(options) return connection(h, options) end }, { __index = conns }),
+    ["mx.conn"] = setmetatable({ new = function(options) return connection(h, options) end, calls = calls }, { __index = conns }),
     ["mx.publish"] = setmetatable({
       send = function(...) return send(h, ...) end, send_and_wait = function(...) return send_and_wait(h, ...) end,
       publisher = function(c, o) return tapped(h, at_script(publish.publisher, c, o)) end,
@@ -204,13 +207,13 @@ local function instance(h)
   local loaded, before = package.loaded, {}
   for name, module in pairs(loaded) do before[name] = module end
   for name, double in pairs(doubles(h)) do loaded[name] = double end
-  loaded.mx = nil
+  loaded.mx, loaded["mx.event"] = nil, nil
   local ok, mx = pcall(require, "mx")
-  h.emitter = loaded["mx.conn"].emit
+  h.emitter = (loaded["mx.event"] or loaded["mx.conn"]).emit
   for name in pairs(loaded) do loaded[name] = before[name] end
   if not ok then error(mx, 0) end
   for k, v in pairs(h.options.config or before.mx.config) do mx.config[k] = v end
-  mx.default_url = function() return h.url end
+  mx.default_url, mx.default_urls, mx.has_urls = function() return h.url end, function() return { h.url } end, true
   mx.stop = function() h.stopped = true end
   return mx
 end
