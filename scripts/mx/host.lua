@@ -1,7 +1,7 @@
 -- The script's host: strict globals, the main chunk as a task, when to end and with which code.
 require "mx.loops"                      -- before any other, which keep pairs and next as they find them
 local ffi = require "ffi"
-local strict, check = require "mx.strict", require "mx.check"
+local strict = require "mx.strict"
 
 -- run(args, host) of each answers the exit code; it runs in a task.
 local COMMANDS = {
@@ -106,7 +106,7 @@ local function main_chunk(host)
   end
   if f then return f end
   if host.file and not io.open(host.file) then
-    local text, word = check.nearest(host.file, COMMANDS)
+    local text, word = require "mx.check".nearest(host.file, COMMANDS)
     e = ("cannot open '%s'%s"):format(host.file, word and text or "; give the path of a Lua script, or try examples/hello.lua")
     return nil, e, 2
   end

@@ -19,7 +19,7 @@ function M.of(name) return setmetatable({ name = name, faults = C.mx_faults_of(n
 
 function M.new()
   count = count + 1
-  return M.of("test broker " .. count)
+  return M.of("test.broker." .. count)
 end
 
 function Broker:url() return "mem://" .. self.name end
@@ -28,7 +28,7 @@ function Broker:url() return "mem://" .. self.name end
 function Broker:connect(options)
   local o = { url = self:url() }
   for k, v in pairs(options or {}) do o[k] = v end
-  return conns.new(o, 3)
+  return conns.new(o)
 end
 
 -- Confirms come that late; 0: at once again.

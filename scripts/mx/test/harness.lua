@@ -151,9 +151,9 @@ local function connection(h, options)
   local o = {}
   for k, v in pairs(options or {}) do o[k] = v end
   o.password_env = nil                    -- no secret is needed where nothing is dialled
-  local conn, e = at_script(conns.new, o, 3)
+  local conn, e = at_script(conns.new, o)
   if not conn then return nil, e end
-  for _, where in ipairs { "address", "addresses", "text" } do conn[where] = h.drain[where] end
+  conn.addresses, conn.text = h.drain.addresses, h.drain.text
   conn.capture = function(op, request) return capture.operation(h.topology, op, request) end
   local default
   function conn.publisher(self)
@@ -187,15 +187,14 @@ end
 
 local function doubles(h)
   local calls = {}
-  for name, call in pairs(conns.calls or {}) do calls[name] = { unpack(call) } end
-  if calls.consume then calls.consume[1] = function(_, ...) return add_consumer(h, ...) end end
+  for name, call in pairs(conns.calls) do calls[name] = { unpack(call) } end
+  calls.consume[1] = function(_, ...) return add_consumer(h, ...) end
   return {
     ["mx.conn"] = setmetatable({ new = function(options) return connection(h, options) end, calls = calls }, { __index = conns }),
     ["mx.publish"] = setmetatable({
       send = function(...) return send(h, ...) end, send_and_wait = function(...) return send_and_wait(h, ...) end,
       publisher = function(c, o) return tapped(h, at_script(publish.publisher, c, o)) end,
     }, { __index = publish }),
-    ["mx.consume"] = setmetatable({ consume = function(_, ...) return add_consumer(h, ...) end }, { __index = consume }),
     ["mx.task"] = setmetatable({
       every = timer(h, "every", task.every), after = timer(h, "after", task.after), spawn = spawn(h),
     }, { __index = task }),
@@ -209,11 +208,11 @@ local function instance(h)
   for name, double in pairs(doubles(h)) do loaded[name] = double end
   loaded.mx, loaded["mx.event"] = nil, nil
   local ok, mx = pcall(require, "mx")
-  h.emitter = (loaded["mx.event"] or loaded["mx.conn"]).emit
+  h.emitter = loaded["mx.event"].emit
   for name in pairs(loaded) do loaded[name] = before[name] end
   if not ok then error(mx, 0) end
   for k, v in pairs(h.options.config or before.mx.config) do mx.config[k] = v end
-  mx.default_url, mx.default_urls, mx.has_urls = function() return h.url end, function() return { h.url } end, true
+  mx.has_urls, mx.default_urls = true, function() return { h.url } end
   mx.stop = function() h.stopped = true end
   return mx
 end
@@ -265,11 +264,11 @@ function M.load(file, options)
   if not f then return nil, e end
   count = count + 1
   local h = setmetatable({
-    url = "mem://test harness " .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {},
+    url = "mem://test.harness." .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {},
     running = {}, topology = capture.topology(),
   }, Harness)
   h.broker = require "mx.test.broker".of(h.url:match "^mem://(.*)$")
-  h.wire, h.drain = assert(conns.new({ url = h.url .. " wire" }, 2)), assert(conns.new({ url = h.url }, 2))
+  h.wire, h.drain = assert(conns.new({ url = h.url .. ".wire" })), assert(conns.new({ url = h.url }))
   assert(h.drain:queue(SINK, { durable = false, ttl = 0 }))
   local args = o.args or {}
   setfenv(f, environment(h, instance(h), file, args))
