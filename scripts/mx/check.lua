@@ -26,6 +26,8 @@ local function script_level()
   return 3
 end
 
+M.level = script_level
+
 -- Raises at the line of the script.
 function M.fail(text) error(text, script_level()) end
 

@@ -209,6 +209,17 @@ describe("deliver", function()
     h:close()
   end)
 
+  it("counts a publish that the handler did not wait for: failed, unless it says true", function()
+    local h = handler 'mx.publish_async("app", "k", "x") if msg.body == "sure" then return true end'
+    h.broker:nack(1)
+    local r = h:deliver("q", "x")
+    assert.same({ "failed", "nacked", 1 }, { r.decision, r.error.code, #r.published })
+    h.broker:nack(1)
+    assert.equal("ack", h:deliver("q", "sure").decision)
+    assert.equal("ack", h:deliver("q", "x").decision)
+    h:close()
+  end)
+
   it("says which queue may have been meant", function()
     local h = handler ""
     local ok, e = pcall(function() h:deliver("qq", "x") end)

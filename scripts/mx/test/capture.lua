@@ -1,19 +1,11 @@
 -- The topology that a script declares, as operations and as tables to look at.
-local M = {}
+local check = require "mx.check"
 
--- The stack level, seen from the caller, of the first function that is not mxrun's own.
-function M.level()
-  for level = 3, 40 do
-    local info = debug.getinfo(level, "S")
-    if not info then return 2 end
-    if info.what ~= "C" and not info.source:find "^[@=]mx[/.]" then return level - 1 end
-  end
-  return 2
-end
+local M = {}
 
 -- file:line of the script that is calling.
 function M.where()
-  local info = debug.getinfo(M.level(), "Sl")
+  local info = debug.getinfo(check.level(), "Sl")
   return info and ("%s:%d"):format(info.short_src, info.currentline) or "?"
 end
 

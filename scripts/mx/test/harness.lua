@@ -22,7 +22,7 @@ local function at_script(f, ...)
   if r[1] then return unpack(r, 2, table.maxn(r)) end
   local e = r[2]
   if type(e) ~= "string" or e:find "^[^%s:]+:%d+: " and not e:find "^mx/" then error(e, 0) end
-  error(e:gsub("^mx/[^:]*:%d+: ", ""), capture.level())
+  check.fail((e:gsub("^mx/[^:]*:%d+: ", "")))
 end
 
 -- Publishes -------------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ local function data_of(body, content_type)
   return value
 end
 
-local function note(h, exchange, key, body, opts)
+local function note(h, receipt, exchange, key, body, opts)
   local p = {}
   for k, v in pairs(opts or {}) do p[k] = v end
   p.exchange, p.key = exchange, key
@@ -46,16 +46,16 @@ local function note(h, exchange, key, body, opts)
   p.data, p.headers = data_of(p.body, p.content_type), p.headers or {}
   h.published[#h.published + 1] = p
   local run = h.running[turn.current]
-  if run then run.published[#run.published + 1] = p end
+  if run then run.published[#run.published + 1], run.receipts[#run.receipts + 1] = p, receipt end
 end
 
 -- Sends into the sink whatever the target: the answer is that of a real publish. receipt | nil, err
 local function send(h, publisher, exchange, key, body, opts)
   if type(exchange) ~= "string" or type(key) ~= "string" then
-    error(("publish: exchange and key must be strings, got %s and %s"):format(type(exchange), type(key)), capture.level() - 1)
+    check.fail(("publish: exchange and key must be strings, got %s and %s"):format(type(exchange), type(key)))
   end
   local r, e = publish.send(publisher, "", SINK, body, opts)
-  if r then note(h, exchange, key, body, opts) end
+  if r then note(h, r, exchange, key, body, opts) end
   return r, e
 end
 
@@ -96,9 +96,23 @@ local SAYS = {
   requeue = function() return { decision = "requeue" } end,
 }
 
-local function decision(c, attempt, ok, verdict, why)
+-- A publish made inside a handler belongs to its delivery: why one of them failed, or nil.
+local function failed_publish(receipts)
+  local failure
+  for _, r in ipairs(receipts) do
+    local ok, e = r:wait()
+    if not ok then failure = failure or e end
+  end
+  return failure
+end
+
+local function decision(c, run, attempt, ok, verdict, why)
   if not ok then return failed(c, attempt, verdict) end
-  if verdict == true or verdict == nil and why == nil then return { decision = "ack" } end
+  if verdict == nil and why == nil then
+    why = failed_publish(run.receipts)
+    if not why then return { decision = "ack" } end
+  end
+  if verdict == true then return { decision = "ack" } end
   if not verdict then return failed(c, attempt, why == nil and "the handler returned false" or why) end
   if SAYS[verdict] then return SAYS[verdict](c, why) end
   local info = debug.getinfo(c.test_handler, "S")
@@ -118,7 +132,7 @@ local function observed(h, number, handler)
     if me.late then
       ok, verdict = false, err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
     end
-    local result = decision(c, attempt, ok, verdict, why)
+    local result = decision(c, run, attempt, ok, verdict, why)
     result.published = run.published
     run.done:put(result)
     return true
@@ -328,7 +342,7 @@ function Harness:deliver(queue, value, fields)
   count = count + 1
   opts.id = opts.id or "test-" .. count
   if self.runs[opts.id] then error("h:deliver: a message with the id " .. opts.id .. " is being handled", 2) end
-  local run = { published = {}, done = task.chan(1) }
+  local run = { published = {}, receipts = {}, done = task.chan(1) }
   self.runs[opts.id] = run
   if exchange ~= "" then
     assert(self.wire:exchange(exchange, "direct"))
