@@ -162,6 +162,8 @@ describe("on RabbitMQ", function()
     run "$MXRUN pub -u $U '' $Q '{\"id\":7}'"
     local out, code = run "$MXRUN sub -u $U $Q -n 1 -e 'msg.key, msg.data.id'"
     assert.same({ q .. "\t7\n", 0 }, { out, code })
+    run "$MXRUN pub -u $U '' $Q x"
+    assert.equal("x\n", (run "$MXRUN sub -u $U $Q -n 1 -e 'print(msg.body)'"))
     run "seq 1 2 | $MXRUN pub -u $U '' $Q -l"
     out, code = run "$MXRUN sub -u $U $Q -n 2 -e 'print(\"got\", msg.body) if msg.body == \"1\" then return \"reject\" end'"
     assert.same({ "got\t1\ngot\t2\n", 0 }, { out, code })

@@ -50,7 +50,7 @@ local function bodies(o, words)
   end
 end
 
-local BATCH = 1000
+local BATCH = 5000
 
 -- Waits for the receipts; says which failed. How many did.
 local function settle(receipts, first)

@@ -56,21 +56,20 @@ end
 
 -- An iterator over its lines, without their ends.
 function M.lines()
-  local rest_of, ended = "", false
+  local text, at = "", 1
   return function()
     while true do
-      local line, after = rest_of:match "^([^\n]*)\n()"
-      if line then
-        rest_of = rest_of:sub(after)
+      local stop = text:find("\n", at, true)
+      if stop then
+        local line = text:sub(at, stop - 1)
+        at = stop + 1
         return line
       end
-      if ended then return nil end
       local more = read_some()
-      if more then
-        rest_of = rest_of .. more
-      else
-        ended = true
-        if rest_of ~= "" then return rest_of end
+      text, at = text:sub(at) .. (more or ""), 1
+      if not more then
+        if text == "" then return nil end
+        text = text .. "\n"             -- the last line had no end
       end
     end
   end

@@ -21,6 +21,7 @@ exit codes: 0 fine, 1 the queue is missing or CODE failed, 2 misuse
 } }
 
 local function print_line(...)
+  if select("#", ...) == 0 then return io.stdout:flush() end         -- print(msg.body), say
   local texts = {}
   for i = 1, select("#", ...) do texts[i] = tostring((select(i, ...))) end
   return stdio.write(table.concat(texts, "\t") .. "\n")
