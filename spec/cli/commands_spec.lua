@@ -27,6 +27,7 @@ describe("a command", function()
       ["sub"] = "sub: expected one QUEUE, got 0",
       ["sub q -n"] = "sub: %-n wants a value",
       ["sub q -e 'return ('"] = "sub: %(command line%):1: unexpected symbol",
+      ["dlq q replay --rate 0"] = "dlq: %-%-rate wants a number above 0",
       ["dlq q sl"] = "dlq: expected QUEUE and one of ls, replay, purge",
       ["topology x.lua"] = "topology: expected FILE and one of %-%-dot, %-%-diff",
       ["topology nowhere.lua --dot"] = "topology: cannot open 'nowhere.lua'",
@@ -194,6 +195,29 @@ describe("on RabbitMQ", function()
     _, code, why = run "$MXRUN sub -u $U no-such-queue"
     assert.equal(1, code)
     assert.matches("^mxrun sub: .*no queue 'no%-such%-queue'", why)
+  end)
+
+  it("dlq lists, replays and purges dead letters", function()
+    local name = cli.name "dlq"
+    assert(conn:queue(name, { dlq = true }))
+    local c = assert(conn:consume(name, function(m) return "reject", "bad " .. m.body end))
+    for _, body in ipairs { "a", "b\nb", "c" } do assert(conn:publish("", name, body)) end
+    mx.test.eventually(function() return conn:queue_info(name .. ".dlq").messages == 3 end, 10)
+    c:stop()
+    local function dlq(rest) return run(("$MXRUN dlq -u $U %s %s"):format(name, rest)) end
+    local _, out, code, why
+    out, code, why = dlq "ls -n 2"
+    assert.matches("^bad a\tretries 0\t%d+%-%d%d%-%S+\ta\nbad b b\tretries 0\t%S+\tb b\n$", out)
+    assert.same({ 0, "3 in all\n" }, { code, why })
+    assert.same({ "1 replayed\n", 0, "" }, { dlq [[replay --where 'msg.body == "c"']] })
+    assert.equal("c\n", (run("$MXRUN sub -u $U -n 1 " .. name)))
+    assert.same({ "1 replayed\n", 0, "" }, { dlq "replay -n 1 --rate 10" })
+    assert.same({ "1 purged\n", 0, "" }, { dlq "purge" })
+    _, code, why = run "$MXRUN dlq -u $U no-such-queue ls"
+    assert.equal(1, code)
+    assert.matches("^mxrun dlq: .*no%-such%-queue.dlq", why)
+    conn:delete_queue(name)
+    conn:delete_queue(name .. ".dlq")
   end)
 
   it("topology --diff tells missing, same and different", function()

@@ -220,6 +220,41 @@ describe("deliver", function()
     h:close()
   end)
 
+  it("obeys a manual handler's methods, also after it returned", function()
+    local h = handler([[
+      if msg.body == "later" then mx.spawn(function() mx.sleep(0.01) msg:retry(5) end) end
+      if msg.body == "bad" then msg:reject("no good " .. msg:json()[1]) end
+      if msg.body == "error" then error "x" end
+      if msg.body == "twice" then msg:ack() again = { msg:reject() } end]], "{ manual = true, concurrency = 4 }")
+    rawset(h.env, "again", false)
+    assert.same({ decision = "retry", delay = 5, published = {} }, h:deliver("q", "later"))
+    assert.equal("failed", h:deliver("q", "error").decision)
+    assert.equal("ack", h:deliver("q", "twice").decision)
+    assert.equal("closed", h.env.again[2].code)
+    h:close()
+    h = handler("msg:reject('no ' .. msg:json()[1])", "{ manual = true }")
+    assert.equal("no 7", h:deliver("q", "[7]").reason)
+    h:close()
+  end)
+
+  it("shows what msg:reply sent", function()
+    local h = handler "assert(msg:reply({ sum = msg.data.a + msg.data.b }))"
+    local r = h:deliver("q", { a = 1, b = 2 }, { reply_to = "answers", correlation_id = "c-1" })
+    assert.equal("ack", r.decision)
+    assert.same({ { sum = 3 }, "c-1" }, { r.replies[1].data, r.replies[1].correlation_id })
+    h:close()
+  end)
+
+  it("lets the test answer mx.call", function()
+    local h = handler 'local reply, e = mx.call("rpc", "sum", { 1, 2 }) return "reject", reply and reply.data.sum or e.code'
+    assert.equal("timeout", h:deliver("q", "x").reason)
+    h.answer = function(request) return { sum = request.data[1] + request.data[2] } end
+    local r = h:deliver("q", "x")
+    assert.equal("3", r.reason)
+    assert.same({ "rpc", "sum" }, { r.published[1].exchange, r.published[1].key })
+    h:close()
+  end)
+
   it("says which queue may have been meant", function()
     local h = handler ""
     local ok, e = pcall(function() h:deliver("qq", "x") end)

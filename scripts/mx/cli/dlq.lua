@@ -30,7 +30,7 @@ function ACTIONS.ls(d, o)
   if not each then return nil, why end
   for m in each do
     local h = m.headers
-    print(("%s\tretries %s\t%s\t%s"):format(tostring(h["x-mx-error"] or "no reason"), tostring(h["x-mx-retries"] or 0),
+    print(("%s\tretries %s\t%s\t%s"):format(one_line(tostring(h["x-mx-error"] or "no reason")), tostring(h["x-mx-retries"] or 0),
       tostring(h["x-mx-first-seen"] or "-"), one_line(m.body)))
   end
   local n, e = d:count()
@@ -58,6 +58,7 @@ function M.run(list)
   if not o then return words end
   local act = ACTIONS[words[2] or ""]
   local wrong = (#words ~= 2 or not act) and "expected QUEUE and one of ls, replay, purge"
+  if o.rate == 0 then wrong = wrong or "--rate wants a number above 0" end
   if o.where and not wrong then
     o.where, wrong = loadstring("local msg = ... return " .. o.where, "=(--where)")
   end

@@ -8,12 +8,12 @@
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local conns, publish, consume = require "mx.conn", require "mx.publish", require "mx.consume"
 local strict, json = require "mx.strict", require "mx.json"
-local capture = require "mx.test.capture"
+local capture, decision = require "mx.test.capture", require "mx.test.decision"
 
 local M = {}
 local Harness = {}
 Harness.__index = Harness
-local SINK = "mx.test.sink"
+local SINK, ANSWERS = "mx.test.sink", "mx.test.answers"
 local count = 0
 
 -- A wrong argument raises at the line of the script, wherever it was noticed.
@@ -71,54 +71,7 @@ local function tapped(h, publisher)
   return publisher
 end
 
--- Decisions -------------------------------------------------------------------------------------------------------
-
-local function text_of(e)
-  if type(e) == "table" and e.traceback and not err.is(e) then return err.tostring(e.raised), e.traceback end
-  return err.tostring(e), err.is(e) and e.traceback or nil
-end
-
--- A failed delivery: the retry policy says what follows. dead: it goes where rejected ones go.
-local function failed(c, attempt, e)
-  local reason, trace = text_of(e)
-  local r = c.test_retry
-  local final = err.is(e) and e.retryable == false
-  local delay = not final and attempt <= r.max
-                and (r.delay and r.delay(attempt, nil, e) or not r.delay and math.min(r.base * r.factor ^ (attempt - 1), r.max_delay))
-  return { decision = "failed", reason = reason, error = e, traceback = trace, delay = delay or nil, dead = not delay }
-end
-
-local SAYS = {
-  reject = function(_, why) return { decision = "reject", reason = why and tostring(why) or nil } end,
-  retry = function(c, seconds)
-    return { decision = "retry", delay = seconds and check.seconds(seconds) or c.test_retry.base }
-  end,
-  requeue = function() return { decision = "requeue" } end,
-}
-
--- A publish made inside a handler belongs to its delivery: why one of them failed, or nil.
-local function failed_publish(receipts)
-  local failure
-  for _, r in ipairs(receipts) do
-    local ok, e = r:wait()
-    if not ok then failure = failure or e end
-  end
-  return failure
-end
-
-local function decision(c, run, attempt, ok, verdict, why)
-  if not ok then return failed(c, attempt, verdict) end
-  if verdict == nil and why == nil then
-    why = failed_publish(run.receipts)
-    if not why then return { decision = "ack" } end
-  end
-  if verdict == true then return { decision = "ack" } end
-  if not verdict then return failed(c, attempt, why == nil and "the handler returned false" or why) end
-  if SAYS[verdict] then return SAYS[verdict](c, why) end
-  local info = debug.getinfo(c.test_handler, "S")
-  return failed(c, attempt, err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", "
-    .. "\"retry\", \"requeue\", or nil and an error"):format(info.short_src, info.linedefined, tostring(verdict))))
-end
+-- Consumers -------------------------------------------------------------------------------------------------------
 
 -- What the private broker calls: the script's handler, observed; the delivery itself is acked.
 local function observed(h, number, handler)
@@ -126,20 +79,22 @@ local function observed(h, number, handler)
     local run = h.runs[msg.id]
     if not run then return true end
     local c, me, attempt = h.consumers[number].consumer, turn.current, msg.attempt
+    local function decide(result)
+      result.published = run.published
+      run.done:put(result, 0)                           -- the first decision counts
+    end
     h.running[me] = run
-    local ok, verdict, why = xpcall(handler, turn.on_error, msg)
+    local seen = c.manual and decision.manual(c, msg, decide) or msg
+    local ok, verdict, why = xpcall(handler, turn.on_error, seen)
     h.running[me] = nil
     if me.late then
       ok, verdict = false, err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
     end
-    local result = decision(c, run, attempt, ok, verdict, why)
-    result.published = run.published
-    run.done:put(result)
+    local result = decision.of(c, attempt, run.receipts, ok, verdict, why)
+    if not (c.manual and result.decision == "ack") then decide(result) end
     return true
   end
 end
-
--- Consumers -------------------------------------------------------------------------------------------------------
 
 local function add_consumer(h, queue, options, handler)
   if type(options) == "function" and handler == nil then options, handler = nil, options end
@@ -156,6 +111,28 @@ local function add_consumer(h, queue, options, handler)
   c.retry = { max = 0 }                   -- what follows a failure is answered, not done
   h.consumers[name] = entry
   return c
+end
+
+-- mx.call ---------------------------------------------------------------------------------------------------------
+
+-- Goes over the private broker to h.answer(request), which returns the reply's body [, options of a publish], or nothing.
+local function answered(h, exchange, key, body, opts)
+  note(h, nil, exchange, key, body, opts)
+  local request = h.published[#h.published]
+  if not h.answer then return nil, err.new("timeout", "call: the test has no h.answer to reply to " .. key, { op = "call" }) end
+  if not h.answers then
+    assert(h.wire:queue(ANSWERS, { durable = false }))
+    h.answers = assert(consume.consume(h.wire, ANSWERS, { concurrency = 100, retry = { max = 0 } }, function(msg)
+      local reply, options = h.answer(h.requests[msg.id])
+      if reply ~= nil then msg:reply(reply, options) end
+    end))
+  end
+  local o = {}
+  for k, v in pairs(opts or {}) do o[k] = v end
+  count = count + 1
+  o.id = "call-" .. count
+  h.requests[o.id] = request
+  return require "mx.call".call(h.wire, "", ANSWERS, body, o)
 end
 
 -- The script's mx -------------------------------------------------------------------------------------------------
@@ -177,6 +154,7 @@ local function connection(h, options)
   function conn.publish(self, ...) return send_and_wait(h, self:publisher(), ...) end
   function conn.publish_async(self, ...) return send(h, self:publisher(), ...) end
   function conn.consume(_, ...) return add_consumer(h, ...) end
+  function conn.call(_, ...) return answered(h, ...) end
   return conn
 end
 
@@ -260,7 +238,7 @@ local function run_main(h, f, args)
   local r = done:get(h.options.timeout or 1)
   h.waiting = not r
   if r and not r[1] then
-    local text, trace = text_of(r[2])
+    local text, trace = decision.text_of(r[2])
     return nil, text, trace
   end
   return h
@@ -278,7 +256,7 @@ function M.load(file, options)
   if not f then return nil, e end
   count = count + 1
   local h = setmetatable({
-    url = "mem://test.harness." .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {},
+    url = "mem://test.harness." .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {}, requests = {},
     running = {}, topology = capture.topology(),
   }, Harness)
   h.broker = require "mx.test.broker".of(h.url:match "^mem://(.*)$")
@@ -328,9 +306,23 @@ local function message(queue, value, fields)
   return body, exchange, key, m
 end
 
+-- What msg:reply sent there, as it would arrive.
+local function replies(h, queue)
+  local list, left = {}, assert(h.wire:queue_info(queue)).messages
+  if left == 0 then return list end
+  local got = task.chan(left)
+  local c = assert(consume.consume(h.wire, queue, { auto_ack = true }, function(m)
+    got:put { body = m.body, data = m.data, headers = m.headers, correlation_id = m.correlation_id }
+  end))
+  for i = 1, left do list[i] = got:get() end
+  c:stop()
+  return list
+end
+
 -- Hands a message to the handler of the queue's consumer: a string or a table as body, fields as of msg beside it
 -- (headers, key, attempt ...); or one table of fields with body or data in it. Waits for the handler. Answers
--- { decision = "ack" | "reject" | "retry" | "requeue" | "failed", reason, delay, published = { ... } }.
+-- { decision = "ack" | "reject" | "retry" | "requeue" | "failed", reason, delay (without its jitter), published = { ... } },
+-- with reply_to also replies = { ... }.
 function Harness:deliver(queue, value, fields)
   local entry = self.consumers[queue]
   if not entry or type(queue) ~= "string" then
@@ -344,6 +336,7 @@ function Harness:deliver(queue, value, fields)
   if self.runs[opts.id] then error("h:deliver: a message with the id " .. opts.id .. " is being handled", 2) end
   local run = { published = {}, receipts = {}, done = task.chan(1) }
   self.runs[opts.id] = run
+  if opts.reply_to then assert(self.wire:queue(opts.reply_to, { durable = false })) end
   if exchange ~= "" then
     assert(self.wire:exchange(exchange, "direct"))
     assert(self.wire:bind(queue, exchange, key))
@@ -356,6 +349,7 @@ function Harness:deliver(queue, value, fields)
   if ok then result, e = run.done:get(entry.consumer.timeout + 10) end
   self.runs[opts.id] = nil
   if not result then error(e, 0) end
+  if opts.reply_to then result.replies = replies(self, opts.reply_to) end
   return result
 end
 
