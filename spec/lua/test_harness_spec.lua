@@ -109,6 +109,12 @@ describe("mx.test.load", function()
     h:close()
   end)
 
+  it("lets os.exit end the script, not the test", function()
+    local h = load "if #arg == 0 then os.exit(2) end n = os.time()"
+    assert.equal(2, h.exit_code)
+    h:close()
+  end)
+
   it("says when the main chunk still waits, and stop does not stop the test", function()
     local h = load("mx.chan():get()", { timeout = 0.05 })
     assert.is_true(h.waiting)

@@ -10,7 +10,7 @@ local count = 0
 
 local function number(name, n)
   n = n == nil and 1 or n
-  check.arg(1, "broker:" .. name, n, "integer>=0", 4)
+  check.arg(1, "broker:" .. name, n, "integer>=0")
   return n
 end
 

@@ -213,6 +213,10 @@ end
 local function environment(h, mx, file, args)
   local env, modules = { mx = mx, arg = { [0] = file, unpack(args) } }, { mx = mx }
   env._G = env
+  env.os = setmetatable({ exit = function(code)
+    h.exit_code = code == false and 1 or tonumber(code) or 0
+    error(h, 0)                         -- ends the main chunk: see run_main
+  end }, { __index = os })
   local function chunk(path)
     local f, e = loadfile(path)
     if not f then error(e, 0) end
@@ -237,7 +241,7 @@ local function run_main(h, f, args)
   h.main = turn.start(f, function(ok, e) done:put { ok, e } end, unpack(args))
   local r = done:get(h.options.timeout or 1)
   h.waiting = not r
-  if r and not r[1] then
+  if r and not r[1] and r[2].raised ~= h then
     local text, trace = decision.text_of(r[2])
     return nil, text, trace
   end
@@ -250,8 +254,8 @@ local OPTIONS = { timers = "boolean", tasks = "boolean", config = "table", args 
 -- them, tasks = false starts no mx.spawn; config is mx.config, args the script's arguments, timeout how long its main
 -- chunk may wait.
 function M.load(file, options)
-  check.arg(1, "mx.test.load", file, "string", 4)
-  local o = check.options("mx.test.load", options or {}, OPTIONS, 4)
+  check.arg(1, "mx.test.load", file, "string")
+  local o = check.options("mx.test.load", options or {}, OPTIONS)
   local f, e = loadfile(file)
   if not f then return nil, e end
   count = count + 1
