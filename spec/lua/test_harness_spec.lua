@@ -226,6 +226,12 @@ describe("deliver", function()
     h:close()
   end)
 
+  it("reaches consumers of server-named queues, through the broker's own exchanges too", function()
+    local h = load "q = mx.queue '' mx.bind(q, 'amq.topic', 'a.*') mx.consume(q, function(msg) return 'reject', msg.exchange end)"
+    assert.equal("amq.topic", h:deliver(h.env.q, "x", { exchange = "amq.topic", key = "a.b" }).reason)
+    h:close()
+  end)
+
   it("obeys a manual handler's methods, also after it returned", function()
     local h = handler([[
       if msg.body == "later" then mx.spawn(function() mx.sleep(0.01) msg:retry(5) end) end

@@ -88,11 +88,12 @@ end
 function M.taken()
   if not writes_to_pipe() then return true end
   local left, n = ffi.new "int[1]", 0
-  while C.ioctl(1, FIONREAD, left) == 0 and left[0] > 0 do
-    if bit.band(ready(1, 0), POLLERR) ~= 0 then return false end
+  while true do
+    local gone = bit.band(ready(1, 0), POLLERR) ~= 0        -- asked first: it may take the last and go
+    if C.ioctl(1, FIONREAD, left) ~= 0 or left[0] == 0 then return true end
+    if gone then return false end
     n = rest(n)
   end
-  return true
 end
 
 -- true, or false when nobody reads any more.

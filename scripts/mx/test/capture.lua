@@ -25,7 +25,7 @@ function RECORD.queue(t, r)
   local q = declared(r.name, r)
   if r.name == "" then
     t.generated = t.generated + 1
-    q.name, q.generated = "amq.gen-" .. t.generated, true
+    q.name, q.generated = "mx.gen-" .. t.generated, true
   end
   q.type = q.args["x-queue-type"] or "classic"
   if not (q.passive and t.queues[q.name]) then t.queues[q.name] = q end

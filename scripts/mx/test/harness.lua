@@ -342,7 +342,7 @@ function Harness:deliver(queue, value, fields)
   self.runs[opts.id] = run
   if opts.reply_to then assert(self.wire:queue(opts.reply_to, { durable = false })) end
   if exchange ~= "" then
-    assert(self.wire:exchange(exchange, "direct"))
+    if exchange:sub(1, 4) ~= "amq." then assert(self.wire:exchange(exchange, "direct")) end
     assert(self.wire:bind(queue, exchange, key))
   else
     key = queue
