@@ -6,7 +6,9 @@ local check, receipt = require "mx.check", require "mx.receipt"
 local conns, publish = require "mx.conn", require "mx.publish"
 local json, log, metrics = require "mx.json", require "mx.log", require "mx.metrics"
 
-local mx = { null = json.null, json = json, amqp = require("mx.amqp").values, log = log, config = {} }
+local mx = { null = json.null, amqp = require("mx.amqp").values, config = {} }
+mx.json = { encode = json.encode, decode = json.decode, array = json.array, is_array = json.is_array }
+mx.log = { debug = log.debug, info = log.info, warn = log.warn, error = log.error, configure = log.configure }
 
 -- Connecting
 local default, publisher
@@ -15,7 +17,7 @@ local default, publisher
 local function conn()
   if not default then
     local e
-    default, e = conns.new { urls = mx.default_urls() }
+    default, e = conns.new { urls = conns.default_urls() }
     if not default then error(e, 0) end
   end
   return default
@@ -26,7 +28,7 @@ end
 function mx.connect(options)
   local c, e = conns.new(options)
   if not c then return nil, e end
-  if not mx.has_urls and (not default or default.closed) then default, publisher = c, nil end
+  if not conns.has_urls and (not default or default.closed) then default, publisher = c, nil end
   local ok, link, why = pcall(c.link, c, "consume")
   if ok and link then return c end
   if default == c then default = nil end

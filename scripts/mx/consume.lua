@@ -297,9 +297,6 @@ function M.consume(conn, queue, options, handler)
   return c
 end
 
--- Handlers in progress, and deliveries that are being handed on.
-function Consumer:busy() return self.sub and self.sub.busy or 0 end
-
 -- Whether the current task is a handler of the subscription.
 local function is_own(sub) return turn.current.consumer == sub end
 

@@ -172,9 +172,9 @@ return function(host)
   turn.request_stop = stop
 
   -- The default connection's URLs; only a script that uses it needs one.
-  mx.has_urls = #host.urls > 0
-  function mx.default_urls()
-    if mx.has_urls then return host.urls end
+  conns.has_urls = #host.urls > 0
+  function conns.default_urls()
+    if conns.has_urls then return host.urls end
     if host.terminal and not host.command or host.command == "test" then
       io.stderr:write("mxrun: no -u URL given, using mem:// (an embedded broker, this process only)\n")
       return { "mem://" }

@@ -74,10 +74,12 @@ end
 local Timer = {}
 Timer.__index = Timer
 
+local fire
+
 local function arm(self)
   local ticket = C.mx_wait_new(turn.waits, math.max(0, self.due - C.mx_now()))
   self.ticket = ticket
-  turn.notify(ticket, function() self:fire() end)
+  turn.notify(ticket, function() fire(self) end)
 end
 
 function Timer:cancel()
@@ -89,7 +91,7 @@ function Timer:cancel()
 end
 
 -- An every that still runs is not started again beside itself.
-function Timer:fire()
+function fire(self)
   self.ticket = nil
   if not self.running then
     self.running = true

@@ -26,7 +26,7 @@ on_each_broker("a time limit", function(connect, name)
     while #ended < 4 do mx.sleep(0.001) end
     for i = 1, 8 do assert(c:publish("", q, "next" .. i)) end
     while #ended < 12 do mx.sleep(0.001) end
-    while consumer:busy() > 0 do mx.sleep(0.001) end
+    while consumer.sub.busy > 0 do mx.sleep(0.001) end
     assert.equal(0, consumer.active)
     assert.is_true(#consumer.sub.idle <= 4)
     assert.is_true(consumer:stop(5))

@@ -182,7 +182,10 @@ local function doubles(h)
   for name, call in pairs(conns.calls) do calls[name] = { unpack(call) } end
   calls.consume[1] = function(_, ...) return add_consumer(h, ...) end
   return {
-    ["mx.conn"] = setmetatable({ new = function(options) return connection(h, options) end, calls = calls }, { __index = conns }),
+    ["mx.conn"] = setmetatable({
+      new = function(options) return connection(h, options) end, calls = calls,
+      has_urls = true, default_urls = function() return { h.url } end,
+    }, { __index = conns }),
     ["mx.publish"] = setmetatable({
       send = function(...) return send(h, ...) end, send_and_wait = function(...) return send_and_wait(h, ...) end,
       publisher = function(c, o) return tapped(h, at_script(publish.publisher, c, o)) end,
@@ -204,7 +207,6 @@ local function instance(h)
   for name in pairs(loaded) do loaded[name] = before[name] end
   if not ok then error(mx, 0) end
   for k, v in pairs(h.options.config or before.mx.config) do mx.config[k] = v end
-  mx.has_urls, mx.default_urls = true, function() return { h.url } end
   mx.stop = function() h.stopped = true end
   return mx
 end
