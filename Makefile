@@ -46,8 +46,10 @@ bench-programs: $(BUILD)/build.ninja
 orders: all
 	spec/bench/orders.py --mxrun $(BUILD)/mxrun
 
+docs:
+	luajit docs/reference.lua docs/meta/mx.lua >docs/api.md
 lint:
-	luacheck -q scripts examples spec
+	luacheck -q scripts examples spec docs/reference.lua
 	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h' | grep -v abi.h)
 
 install: all
@@ -55,4 +57,4 @@ install: all
 clean:
 	rm -rf $(BUILD) build-asan build-fuzz
 
-.PHONY: all run test fuzz torture setup-fuzz setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-programs orders lint install clean
+.PHONY: all run test fuzz torture setup-fuzz setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-programs orders docs lint install clean

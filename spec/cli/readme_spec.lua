@@ -1,36 +1,43 @@
--- Every Lua snippet of the README runs as written, on mem://; what it shows of commands is what they print.
+-- Every Lua snippet of the README and of docs/ runs as written, on mem://; what it shows of commands is what they print.
 local cli = dofile "spec/cli/run.lua"
 
-local function readme()
-  local f = assert(io.open "README.md")
+local function read(path)
+  local f = assert(io.open(path))
   local text = f:read "*a"
   f:close()
   return text
 end
+local function readme() return read "README.md" end
 
 -- A snippet that consumes would wait for ever: a timer from outside stops it.
 local STOP = "mx.after(0.3, mx.stop)\n"
 
-describe("README.md", function()
+-- checked: it also passes --check, as a script of one's own would.
+local function snippets(text, checked)
   local n = 0
-  for code in readme():gmatch "\n```lua\n(.-)\n```" do
+  for code in text:gmatch "\n```lua\n(.-)\n```" do
     n = n + 1
     it("snippet " .. n .. " runs: " .. code:match "^[^\n]*", function()
-      local path = cli.file(code:find("describe(", 1, true) and code or STOP .. code)
-      if code:find("describe(", 1, true) then
-        local out, exit, why = cli.mxrun("test " .. path)
-        assert.same({ 0, "" }, { exit, why }, out)
-      else
-        local out, exit, why = cli.mxrun("-u mem:// " .. path)
-        assert.same({ 0, "" }, { exit, why }, out)
+      local is_spec = code:find("describe(", 1, true)
+      local path = cli.file(is_spec and code or STOP .. code)
+      local out, exit, why = cli.mxrun((is_spec and "test " or "-u mem:// ") .. path)
+      assert.same({ 0, "" }, { exit, why }, out)
+      if checked and not is_spec then
         out, exit = cli.mxrun("--check " .. path)
         assert.equal(0, exit, out)
       end
       os.remove(path)
     end)
   end
-
   it("has snippets", function() assert.is_true(n > 0) end)
+end
+
+for path in io.popen("ls docs/*.md"):lines() do
+  describe(path, function() snippets(read(path), false) end)
+end
+
+describe("README.md", function()
+  snippets(readme(), true)
 
   it("shows what the test of the example prints", function()
     local shown = assert(readme():match "mxrun test %-o TAP examples/refunds_spec.lua\n\n```\n(.-)```")

@@ -1,0 +1,887 @@
+---@meta
+-- The API of mxrun for LuaLS (point Lua.workspace.library at this folder), and the source of docs/api.md (`make docs`).
+-- A section begins with a line `--- # Title`; a spec compares what stands here with what mxrun really has.
+
+--- # Conventions
+---
+--- One global, `mx` (also `require "mx"`). Every waiting call parks the calling task while the loop goes on; the main chunk runs in a
+--- task too. What the world does wrong comes back as `nil, err`; what the caller does wrong raises at the caller's line. Times are seconds,
+--- as numbers or as text ("100ms", "5s", "2m"); sizes are bytes, as numbers or as text ("64KB", "1GB").
+---
+--- ```lua
+--- local ok, err = mx.publish("", "nobody", "hello")
+--- assert(not ok and err.code == "unroutable" and err.reply_code == 312 and not err.retryable)
+--- print(err)
+--- ```
+
+---@alias mx.seconds number|string
+---@alias mx.bytes number|string
+
+--- What went wrong. It prints and concatenates as text.
+---@class mx.Error
+---@field code mx.Code
+---@field message string
+---@field op? string what was being done
+---@field retryable boolean whether trying again may help
+---@field cause? any the value that was raised, if it was not an error of mxrun
+---@field reply_code? integer the broker's code (AMQP 0-9-1, 1.2 constants), if it gave one
+---@field traceback? string
+
+---@alias mx.Code
+---| "timeout" no answer in time
+---| "backpressure" too much is in flight
+---| "unroutable" no queue is bound for the key
+---| "nacked" the broker refused the message
+---| "connection" the connection failed
+---| "channel" the broker closed the channel
+---| "access" the broker refused the user, the vhost or the permission
+---| "config" a URL or an option cannot work
+---| "validation" a value is outside of what AMQP or a limit allows
+---| "serialization" a body or a table cannot be encoded or decoded
+---| "memory" no memory left for it
+---| "closed" closed before it was done
+---| "interrupted" cancelled, or stopped by the turn limit
+---| "internal" a handler raised, or a defect of mxrun
+
+---@class mx
+---@field null lightuserdata JSON null, AMQP void
+---@field config table<string, string|number> what `--set K=V` gave
+mx = {}
+
+--- An error object, to return or to raise from a handler.
+---@param code mx.Code
+---@param message string
+---@param fields? table retryable, cause, reply_code
+---@return mx.Error
+function mx.error(code, message, fields) end
+
+--- # Connecting
+
+---@class mx.ConnectOptions
+---@field url? string amqp://user:password@host:port/vhost, or mem://NAME for the embedded broker
+---@field urls? string[] several addresses of one cluster
+---@field order? "random"|"listed" in which order the addresses are tried (random)
+---@field password_env? string the environment's variable that holds the password
+---@field name? string shown as the connection's name in RabbitMQ ("mxrun")
+---@field heartbeat? mx.seconds 10
+---@field connect_timeout? mx.seconds for one address: name, TCP and handshake (10)
+---@field rpc_timeout? mx.seconds for one answer of the broker (30)
+---@field max_body? mx.bytes larger bodies are refused, both ways (16 MB)
+---@field tls? mx.TlsOptions for amqps:// URLs
+---@field reconnect? { base?: mx.seconds, max?: mx.seconds, jitter?: boolean } waits between attempts: 0.2 s to 30 s, with jitter
+
+--- Paths are of PEM files. The broker's certificate and name are verified; a refusal says what is wrong and what to do.
+---@class mx.TlsOptions
+---@field ca? string whom to trust (the system's CAs)
+---@field cert? string the client certificate, with its chain
+---@field key? string its key
+---@field crl? string a revocation list of the CA
+---@field server_name? string the broker's name in its certificate (the URL's host)
+---@field min_version? "1.2"|"1.3"
+---@field external? boolean log in by the client certificate (SASL EXTERNAL)
+---@field verify? boolean false trusts whoever answers; it needs insecure = true as well
+---@field insecure? boolean
+
+--- A connection: one for publishing and one for consuming, opened when first used. It has the functions of `mx` that speak to a broker
+--- as methods: topology, queue, exchange, bind, unbind, bind_exchange, purge, delete_queue, delete_exchange, queue_info, publish,
+--- publish_async, consume, call, dlq.
+---@class mx.Connection
+local Connection = {}
+
+--- Orderly: its handlers finish, confirms arrive, then it closes.
+---@async
+function Connection:close() end
+
+--- Connects; parks until the broker is there, without limit. Only what waiting cannot mend comes back as an error (config, access).
+--- Optional: without it `mx` uses the URL of `-u` or `MXRUN_URLS`, else `mem://`.
+---
+--- ```lua
+--- local conn = assert(mx.connect { url = "mem://other", name = "orders" })
+--- assert(conn:queue "inbox")
+--- assert(conn:publish("", "inbox", "hello"))
+--- conn:close()
+--- ```
+---@async
+---@param options? mx.ConnectOptions
+---@return mx.Connection? conn
+---@return mx.Error? err
+function mx.connect(options) end
+
+---@alias mx.Event "up"|"down"|"recovered"|"blocked"|"unblocked"|"returned"|"cancelled"|"memory"|"reload"|"stop"|"error"
+
+--- Calls f, in a task of its own, each time the event happens.
+---@param event mx.Event
+---@param f fun(...: any)
+function mx.on(event, f) end
+
+--- Drains and exits with 0: consumers stop, handlers finish, confirms arrive. Returns at once.
+function mx.stop() end
+
+--- # Topology
+
+---@class mx.QueueOptions
+---@field type? "classic"|"quorum"|"stream"
+---@field durable? boolean survives a restart of the broker (true)
+---@field auto_delete? boolean deleted when its last consumer has left
+---@field exclusive? boolean for this connection only
+---@field ttl? mx.seconds messages older than this expire
+---@field expires? mx.seconds the queue itself goes when it was unused for so long
+---@field max_length? integer
+---@field max_bytes? mx.bytes
+---@field overflow? "drop-head"|"reject-publish"|"reject-publish-dlx"
+---@field delivery_limit? integer quorum queues: redeliveries before a message is dropped or dead-lettered
+---@field max_priority? integer
+---@field single_active_consumer? boolean
+---@field passive? boolean only look whether it is there
+---@field dlq? boolean|string|{ exchange?: string, key?: string, wire?: boolean } where rejected messages go; true: QUEUE.dlq
+---@field bind? string[][] a list of { exchange, key, args }
+---@field args? table<string, any> further x-… arguments, passed as they are
+
+---@class mx.ExchangeOptions
+---@field type? "direct"|"fanout"|"topic"|"headers"|string direct
+---@field durable? boolean true
+---@field auto_delete? boolean
+---@field internal? boolean
+---@field passive? boolean only look whether it is there
+---@field alternate? string the exchange for what this one cannot route
+---@field args? table<string, any>
+
+--- Declares exchanges, queues and their bindings. Declaring again what is there is fine; what differs is an error that says which argument.
+---
+--- ```lua
+--- assert(mx.topology {
+---   exchanges = { app = "topic" },
+---   queues = { orders = { dlq = true, bind = { { "app", "order.*" } } } },
+--- })
+--- ```
+---@async
+---@param t { exchanges?: table<string, string|mx.ExchangeOptions>, queues?: table<string, mx.QueueOptions> }
+---@return true? ok
+---@return mx.Error? err
+function mx.topology(t) end
+
+--- Declares a queue (queue.declare). The name "" makes a server-named, exclusive queue.
+---@async
+---@param name string
+---@param options? mx.QueueOptions
+---@return string? name
+---@return mx.Error? err
+function mx.queue(name, options) end
+
+--- Declares an exchange (exchange.declare).
+---@async
+---@param name string
+---@param options? string|mx.ExchangeOptions
+---@return string? name
+---@return mx.Error? err
+function mx.exchange(name, options) end
+
+---@async
+---@param queue string
+---@param exchange string
+---@param key? string
+---@param args? table<string, any> for a headers exchange
+---@return true? ok
+---@return mx.Error? err
+function mx.bind(queue, exchange, key, args) end
+
+---@async
+---@param queue string
+---@param exchange string
+---@param key? string
+---@param args? table<string, any>
+---@return true? ok
+---@return mx.Error? err
+function mx.unbind(queue, exchange, key, args) end
+
+--- Messages of the exchange `from` go on to `to` (exchange.bind, an extension of RabbitMQ).
+---@async
+---@param to string
+---@param from string
+---@param key? string
+---@param args? table<string, any>
+---@return true? ok
+---@return mx.Error? err
+function mx.bind_exchange(to, from, key, args) end
+
+--- Removes what is ready; unacknowledged deliveries stay.
+---@async
+---@param queue string
+---@return integer? n how many
+---@return mx.Error? err
+function mx.purge(queue) end
+
+--- Deleting what is missing succeeds, as on RabbitMQ.
+---@async
+---@param queue string
+---@return true? ok
+---@return mx.Error? err
+function mx.delete_queue(queue) end
+
+---@async
+---@param name string
+---@return true? ok
+---@return mx.Error? err
+function mx.delete_exchange(name) end
+
+---@async
+---@param queue string
+---@return { messages: integer, consumers: integer }? info messages: ready ones
+---@return mx.Error? err
+function mx.queue_info(queue) end
+
+--- # Publishing
+
+---@class mx.PublishOptions
+---@field headers? table<string, any> an AMQP table: at most 1 MiB, depth 32, 4096 entries
+---@field id? string message-id; a missing one is a random prefix and a counter
+---@field correlation_id? string
+---@field reply_to? string
+---@field content_type? string
+---@field content_encoding? string
+---@field type? string
+---@field app_id? string
+---@field user_id? string must be the connection's user
+---@field timestamp? integer seconds since 1970
+---@field priority? integer 0 to 255
+---@field expiration? mx.seconds the message expires so long after it reached its queue
+---@field persistent? boolean true
+---@field mandatory? boolean a message that reaches no queue is returned, and fails as unroutable (true)
+---@field timeout? mx.seconds for the confirm (30)
+
+--- Publishes and waits for the broker's confirm. A table becomes JSON.
+---@async
+---@param exchange string "" is the default exchange: the key is the queue's name
+---@param key string
+---@param body string|table|userdata
+---@param opts? mx.PublishOptions
+---@return true? ok
+---@return mx.Error? err
+function mx.publish(exchange, key, body, opts) end
+
+--- Publishes without waiting for the confirm; parks only while the window (max_in_flight) is full.
+---
+--- ```lua
+--- assert(mx.queue "work")
+--- local receipts = {}
+--- for i = 1, 100 do receipts[i] = assert(mx.publish_async("", "work", { number = i })) end
+--- assert(mx.wait_all(receipts, 5))
+--- assert(receipts[1].state == "confirmed")
+--- ```
+---@async
+---@param exchange string
+---@param key string
+---@param body string|table|userdata
+---@param opts? mx.PublishOptions
+---@return mx.Receipt? receipt
+---@return mx.Error? err
+function mx.publish_async(exchange, key, body, opts) end
+
+--- What became of one publish; it ends in exactly one state.
+---@class mx.Receipt
+---@field state "pending"|"confirmed"|"nacked"|"returned"|"timeout"|"closed"
+local Receipt = {}
+
+---@async
+---@param timeout? mx.seconds
+---@return true? ok
+---@return mx.Error? err
+function Receipt:wait(timeout) end
+
+---@async
+---@param receipts mx.Receipt[]
+---@param timeout? mx.seconds for all of them
+---@return true? ok
+---@return mx.Receipt[]? failed those that did not end as confirmed
+function mx.wait_all(receipts, timeout) end
+
+---@class mx.PublisherOptions
+---@field exchange? string ""
+---@field max_in_flight? integer how many publishes may be unconfirmed (10,000)
+---@field on_full? "wait"|"error"|"drop" what a full window does to a publish (wait)
+---@field timeout? mx.seconds for a confirm, and for room in the window (30)
+---@field mandatory? boolean true
+---@field persistent? boolean true
+---@field confirm? boolean true; false: sent and forgotten
+---@field retry? boolean|{ attempts?: integer, base?: mx.seconds, max?: mx.seconds, factor?: number, jitter?: boolean } of a publish that was nacked
+
+--- A channel of its own for publishing, with its own window and defaults.
+---@class mx.Publisher
+local Publisher = {}
+
+---@param options? mx.PublisherOptions
+---@return mx.Publisher
+function mx.publisher(options) end
+
+---@async
+---@param key string
+---@param body string|table|userdata
+---@param opts? mx.PublishOptions
+---@return true? ok
+---@return mx.Error? err
+function Publisher:publish(key, body, opts) end
+
+---@async
+---@param key string
+---@param body string|table|userdata
+---@param opts? mx.PublishOptions
+---@return mx.Receipt? receipt
+---@return mx.Error? err
+function Publisher:publish_async(key, body, opts) end
+
+--- Waits for its confirms, then closes its channel.
+---@async
+function Publisher:close() end
+
+--- Asks and waits for the answer, over RabbitMQ's direct reply-to. Never sent twice.
+---
+--- ```lua
+--- assert(mx.queue "double")
+--- assert(mx.consume("double", function(msg) return msg:reply(tostring(msg.body * 2)) end))
+--- local answer = assert(mx.call("", "double", "21", { timeout = 2 }))
+--- assert(answer.body == "42")
+--- ```
+---@async
+---@param exchange string
+---@param key string
+---@param body string|table|userdata
+---@param opts? mx.PublishOptions timeout: for the answer (2)
+---@return mx.Message? answer
+---@return mx.Error? err
+function mx.call(exchange, key, body, opts) end
+
+--- # Consuming
+
+---@class mx.ConsumeOptions
+---@field prefetch? integer how many deliveries the broker sends ahead (256)
+---@field concurrency? integer how many handlers may be at work; 1 keeps the queue's order (1)
+---@field order_by? fun(msg: mx.Message): any deliveries of one key stay in order, different keys run side by side
+---@field timeout? mx.seconds for a handler that waits (30)
+---@field auto_ack? boolean the broker counts a delivery as done once it was sent
+---@field manual? boolean the handler settles with msg:ack() and its like
+---@field exclusive? boolean no other consumer may have this queue
+---@field priority? integer
+---@field args? table<string, any>
+---@field retry? mx.RetryOptions
+
+---@class mx.RetryOptions
+---@field max? integer how many more runs a failed delivery gets (5)
+---@field base? mx.seconds the first delay (1)
+---@field factor? number 2
+---@field max_delay? mx.seconds 60
+---@field jitter? boolean true
+---@field delay? fun(n: integer, msg: mx.Message, err: any): number? the delay before run n + 1; nil: no more
+
+---@alias mx.Decision nil|boolean|"reject"|"retry"|"requeue"
+
+--- Calls handler(msg) for each delivery. What the handler does decides what happens to it:
+---
+--- | the handler | means |
+--- |---|---|
+--- | returns nothing, nil or true | done: acknowledged |
+--- | `return "reject" [, reason]` | a bad message: to the dead-letter queue with the reason, else dropped by the broker's rules |
+--- | `return "retry" [, seconds]` | later, through a delay queue |
+--- | `return "requeue"` | not now: back into its queue |
+--- | `return nil, err`, `return false [, err]`, `error(x)`, the time limit | failed: retried by the policy, then rejected |
+--- | returns anything else | a mistake in the handler: failed |
+---
+--- ```lua
+--- assert(mx.topology { queues = { orders = { dlq = true } } })
+--- assert(mx.consume("orders", { concurrency = 8, retry = { max = 3 } }, function(msg)
+---   local order = msg.data
+---   if not order.id then return "reject", "no id" end
+---   print("order " .. order.id)
+--- end))
+--- assert(mx.publish("", "orders", { id = 7 }))
+--- ```
+---@async
+---@param queue string
+---@param options mx.ConsumeOptions
+---@param handler fun(msg: mx.Message): mx.Decision, any
+---@return mx.Consumer? consumer
+---@return mx.Error? err
+---@overload fun(queue: string, handler: fun(msg: mx.Message): mx.Decision, any): mx.Consumer?, mx.Error?
+function mx.consume(queue, options, handler) end
+
+---@class mx.Consumer
+local Consumer = {}
+
+--- Stops taking deliveries; what was not handed to a handler goes back to the queue.
+---@async
+---@return true? ok
+---@return mx.Error? err
+function Consumer:pause() end
+
+---@async
+---@return true? ok
+---@return mx.Error? err
+function Consumer:resume() end
+
+--- Cancels, waits for its handlers, sends what they decided, gives the rest back.
+---@async
+---@param timeout? mx.seconds
+---@return true? ok
+---@return mx.Error? err
+function Consumer:stop(timeout) end
+
+---@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer }
+function Consumer:stats() end
+
+--- One delivery. It is the handler's until the handler returns; afterwards, or once it is settled, reading it raises "already settled".
+---@class mx.Message
+---@field body string
+---@field data any the body decoded when it is JSON, else the body; what cannot be decoded raises
+---@field size integer of the body, in bytes
+---@field exchange string where it was published, also for a retried one
+---@field key string
+---@field queue string
+---@field headers table<string, any>
+---@field id? string
+---@field attempt integer 1 for the first run
+---@field redelivered boolean
+---@field age? number seconds since its timestamp
+---@field priority? integer
+---@field correlation_id? string
+---@field reply_to? string
+---@field timestamp? integer
+---@field expiration? number seconds
+---@field persistent boolean
+---@field content_type? string
+---@field content_encoding? string
+---@field type? string
+---@field app_id? string
+---@field user_id? string
+---@field delivery_tag integer
+---@field consumer_tag string
+local Message = {}
+
+--- The body as JSON, without raising.
+---@return any value
+---@return mx.Error? err
+function Message:json() end
+
+--- Publishes to msg.reply_to with its correlation id.
+---@async
+---@param body string|table|userdata
+---@param opts? mx.PublishOptions
+---@return true? ok
+---@return mx.Error? err
+function Message:reply(body, opts) end
+
+--- The message outlives its handler: it can be read until it is settled (manual) or collected.
+---@return mx.Message
+function Message:keep() end
+
+--- With manual = true: done.
+function Message:ack() end
+
+---@param why? string
+function Message:reject(why) end
+
+function Message:requeue() end
+
+---@param seconds? mx.seconds
+function Message:retry(seconds) end
+
+--- The dead-letter queue of a queue.
+---
+--- ```lua
+--- assert(mx.topology { queues = { orders = { dlq = true } } })
+--- assert(mx.publish("", "orders.dlq", "a bad one", { headers = { ["x-mx-error"] = "no id" } }))
+--- local d = mx.dlq "orders"
+--- print(d:count())
+--- for m in d:peek(20) do print(m.headers["x-mx-error"], m.body) end
+--- assert(d:purge() == 1)
+--- ```
+---@class mx.DeadLetters
+local DeadLetters = {}
+
+---@param queue string the queue whose dead letters are meant
+---@return mx.DeadLetters
+function mx.dlq(queue) end
+
+---@async
+---@return integer? n
+---@return mx.Error? err
+function DeadLetters:count() end
+
+--- Iterates over up to n messages and leaves them where they are.
+---@async
+---@param n? integer 20
+---@return fun(): mx.Message?
+function DeadLetters:peek(n) end
+
+--- Publishes messages again to where they came from, confirmed before they leave the dead-letter queue.
+---@async
+---@param options? { where?: fun(m: mx.Message): boolean, edit?: fun(m: table), rate?: number, limit?: integer }
+---@return integer? n
+---@return mx.Error? err
+function DeadLetters:replay(options) end
+
+---@async
+---@return integer? n
+---@return mx.Error? err
+function DeadLetters:purge() end
+
+--- # Values of AMQP tables
+
+--- Headers and arguments are Lua tables. A number is a Lua number (int64 cdata beyond 2^53) whatever its width was, and one that was read
+--- goes out again as wide as it came. What Lua cannot tell apart is made here; what was read as a timestamp, a decimal or bytes is such a
+--- value too: { type =, value = }, which prints as text.
+---
+--- ```lua
+--- assert(mx.queue "typed")
+--- assert(mx.publish("", "typed", "", { headers = { at = mx.amqp.timestamp(1700000000), price = mx.amqp.decimal "19.90" } }))
+--- assert(mx.consume("typed", function(msg)
+---   assert(tostring(msg.headers.price) == "19.90" and msg.headers.at.value == 1700000000)
+--- end))
+--- ```
+---@class mx.Amqp
+---@field null lightuserdata void, as mx.null
+mx.amqp = {}
+
+---@class mx.Typed
+---@field type string
+---@field value any
+---@field scale? integer of a decimal: value * 10^-scale
+
+---@param n integer
+---@return mx.Typed
+function mx.amqp.int8(n) end
+
+---@param n integer
+---@return mx.Typed
+function mx.amqp.uint8(n) end
+
+---@param n integer
+---@return mx.Typed
+function mx.amqp.int16(n) end
+
+---@param n integer
+---@return mx.Typed
+function mx.amqp.uint16(n) end
+
+---@param n integer
+---@return mx.Typed
+function mx.amqp.int32(n) end
+
+---@param n integer
+---@return mx.Typed
+function mx.amqp.uint32(n) end
+
+---@param n integer
+---@return ffi.cdata* int64
+function mx.amqp.int64(n) end
+
+---@param x number
+---@return mx.Typed
+function mx.amqp.float32(x) end
+
+--- A double, also when it is integral.
+---@param x number
+---@return mx.Typed
+function mx.amqp.double(x) end
+
+---@param seconds integer since 1970
+---@return mx.Typed
+function mx.amqp.timestamp(seconds) end
+
+--- decimal "-1.50", or its digits and how many of them stand behind the point: decimal(-150, 2).
+---@param value string|integer
+---@param scale? integer
+---@return mx.Typed
+function mx.amqp.decimal(value, scale) end
+
+--- A byte array rather than a string (the letter x).
+---@param s string
+---@return mx.Typed
+function mx.amqp.bytes(s) end
+
+---@return lightuserdata
+function mx.amqp.void() end
+
+--- # Tasks and timers
+
+--- Monotonic time in seconds, never cached.
+---@return number
+function mx.now() end
+
+---@async
+---@param seconds mx.seconds
+function mx.sleep(seconds) end
+
+--- Runs f(...) beside the caller. A failure that nobody waits for is logged, and `mx.on("error")` is told.
+---
+--- ```lua
+--- local task = mx.spawn(function(a, b) mx.sleep(0.01) return a + b end, 1, 2)
+--- local ok, sum = task:wait(1)
+--- assert(ok and sum == 3)
+--- ```
+---@param f fun(...: any): ...
+---@return mx.Task
+function mx.spawn(f, ...) end
+
+---@class mx.Task
+local Task = {}
+
+--- true and its results; nil, err when it failed or the timeout came first.
+---@async
+---@param timeout? mx.seconds
+---@return true? ok
+---@return any ...
+function Task:wait(timeout) end
+
+--- Its wait, or its next one, raises "interrupted".
+function Task:cancel() end
+
+--- Runs f every so many seconds; one that is still at work is not started a second time.
+---@param seconds mx.seconds
+---@param f fun()
+---@return mx.Timer
+function mx.every(seconds, f) end
+
+---@param seconds mx.seconds
+---@param f fun()
+---@return mx.Timer
+function mx.after(seconds, f) end
+
+---@class mx.Timer
+local Timer = {}
+
+function Timer:cancel() end
+
+--- A queue between tasks, of so many values.
+---@param size? integer 0: put waits for a get
+---@return mx.Channel
+function mx.chan(size) end
+
+---@class mx.Channel
+local Channel = {}
+
+---@async
+---@param value any
+---@param timeout? mx.seconds
+---@return true? ok
+---@return mx.Error? err
+function Channel:put(value, timeout) end
+
+---@async
+---@param timeout? mx.seconds
+---@return any value
+---@return mx.Error? err
+function Channel:get(timeout) end
+
+---@param count integer
+---@return mx.Semaphore
+function mx.semaphore(count) end
+
+---@class mx.Semaphore
+local Semaphore = {}
+
+---@async
+---@param timeout? mx.seconds
+---@return true? ok
+---@return mx.Error? err
+function Semaphore:acquire(timeout) end
+
+function Semaphore:release() end
+
+--- # Metrics, log, stats
+
+---@param name string
+---@param help? string
+---@param labels? string[]
+---@return mx.Counter
+function mx.counter(name, help, labels) end
+
+---@class mx.Counter
+local Counter = {}
+
+--- Adds n; the label values follow in the order of the labels.
+---@param n? number 1
+---@param ... string
+function Counter:inc(n, ...) end
+
+---@param ... string
+---@return number
+function Counter:get(...) end
+
+---@param name string
+---@param f? fun(): number
+---@return mx.Gauge
+function mx.gauge(name, f) end
+
+---@class mx.Gauge
+local Gauge = {}
+
+---@param value number
+function Gauge:set(value) end
+
+---@return number?
+function Gauge:get() end
+
+--- An HDR histogram of all samples: 1 µs to 1 h, three significant digits.
+---@param name string
+---@return mx.Histogram
+function mx.histogram(name) end
+
+---@class mx.Histogram
+local Histogram = {}
+
+---@param seconds number
+function Histogram:observe(seconds) end
+
+--- Runs f(...), records how long it took, returns what it returned.
+---@param f fun(...: any): ...
+---@return any ...
+function Histogram:time(f, ...) end
+
+---@param percent number 0 to 100
+---@return number seconds
+function Histogram:p(percent) end
+
+---@class mx.Log
+---@field configure fun(options: { format?: "text"|"json", level?: "debug"|"info"|"warn"|"error" }) as --log and --log-level
+---@field debug fun(text: string, fields?: table)
+---@field info fun(text: string, fields?: table)
+---@field warn fun(text: string, fields?: table)
+---@field error fun(text: string, fields?: table)
+
+--- `mx.log.info("order done", { id = 7 })`: logfmt, or JSON with `--log json`, on stderr.
+---@type mx.Log
+mx.log = {}
+
+--- Figures of the process: publish, consume by queue, errors, loop, tasks, uptime. Latencies are percentiles of all samples, in seconds.
+---@return table
+function mx.stats() end
+
+--- # JSON
+
+---@class mx.Json
+mx.json = {}
+
+--- Integers keep their value (int64 cdata beyond 2^53); an empty array stays one; NaN and infinities are refused.
+---@param value any
+---@return string? text
+---@return mx.Error? err
+function mx.json.encode(value) end
+
+---@param text string
+---@return any value
+---@return mx.Error? err
+function mx.json.decode(text) end
+
+--- Marks a table, or a new one, as an array: it is written as [] also when it is empty. What was read as an array is one.
+---@param t? table
+---@return table t
+function mx.json.array(t) end
+
+---@param t any
+---@return boolean
+function mx.json.is_array(t) end
+
+--- # Tests
+
+--- For specs that `mxrun test` runs (busted's describe, it, assert); a spec may wait.
+---@class mx.Test
+mx.test = {}
+
+--- Runs a script with no network: its consumers, publishes, timers and topology are kept in the harness.
+---
+--- ```lua
+--- local refunds = mx.test.load "examples/refunds.lua"
+--- local result = refunds:deliver("refunds", { id = 7, customer = "ann", amount = 501 })
+--- assert(result.decision == "reject" and result.reason == "above the limit of 500")
+--- refunds:close()
+--- ```
+---@async
+---@param file string
+---@param options? { timers?: boolean, tasks?: boolean, config?: table, args?: table, timeout?: mx.seconds } timers: true starts them
+---@return mx.TestHarness harness
+function mx.test.load(file, options) end
+
+---@class mx.TestHarness
+---@field consumers table by queue and in their order
+---@field topology table what the script declared: exchanges, queues, bindings
+---@field published table what its main chunk published
+---@field timers table { seconds, fire() } of each mx.every and mx.after
+---@field tasks table
+---@field broker mx.TestBroker makes the script's publishes fail
+---@field answer? fun(request: table): any answers its mx.call
+---@field waiting boolean the main chunk waits still
+---@field stopped? boolean it called mx.stop
+---@field exit_code? integer it called os.exit
+local TestHarness = {}
+
+--- Hands a message to the handler of the queue's consumer and waits for it.
+---@async
+---@param queue string
+---@param value string|table the body; or a table with body or data, and fields as of msg
+---@param fields? table headers, key, attempt, and other fields of msg
+---@return { decision: "ack"|"reject"|"retry"|"requeue"|"failed", reason: string?, delay: number?, dead: boolean?, published: table[], replies: table[]? } result
+function TestHarness:deliver(queue, value, fields) end
+
+--- Runs what the script gave to mx.on(event).
+---@param event mx.Event
+function TestHarness:emit(event, ...) end
+
+---@async
+function TestHarness:close() end
+
+--- A mem:// broker of its own, whose faults are switched on by the test.
+---@return mx.TestBroker
+function mx.test.broker() end
+
+---@class mx.TestBroker
+local TestBroker = {}
+
+---@return string
+function TestBroker:url() end
+
+---@async
+---@param options? mx.ConnectOptions
+---@return mx.Connection? conn
+---@return mx.Error? err
+function TestBroker:connect(options) end
+
+--- Confirms come that late; 0: at once again.
+---@param seconds mx.seconds
+function TestBroker:delay(seconds) end
+
+--- The next n publishes are nacked.
+---@param n? integer 1
+function TestBroker:nack(n) end
+
+--- The next n mandatory publishes come back as unroutable.
+---@param n? integer 1
+function TestBroker:return_(n) end
+
+--- Publishing waits, as while RabbitMQ is short of memory.
+function TestBroker:block() end
+
+function TestBroker:unblock() end
+
+--- The channels that publish are closed now; what is pending ends as closed.
+function TestBroker:close_channel() end
+
+--- The clock of this process: it goes on by itself, and jumps when told to.
+---
+--- ```lua
+--- local clock, rang = mx.test.clock(), false
+--- mx.after(3600, function() rang = true end)
+--- clock:advance(3600)
+--- assert(rang)
+--- ```
+---@return mx.TestClock
+function mx.test.clock() end
+
+---@class mx.TestClock
+---@field now fun(): number
+---@field advance fun(self: mx.TestClock, seconds: mx.seconds) what falls due on the way happens at its time and in its order
+
+--- Calls f until it returns something true; raises with its last error after the timeout.
+---@async
+---@param f fun(): any
+---@param timeout? mx.seconds 5
+---@return any value
+function mx.test.eventually(f, timeout) end
