@@ -1,0 +1,150 @@
+/* entry.c - the entries of AMQP field tables. */
+#include "link/entry.h"
+#include <stdlib.h>
+#include <string.h>
+#include "link/names.h"
+
+enum { NESTED = 100 };
+static const struct {
+    const char *name; /* RabbitMQ's */
+    uint8_t size;     /* of the value behind its type */
+} types[256] = {
+    ['t'] = {"bool", 1},          ['b'] = {"byte", 1},       ['B'] = {"unsignedbyte", 1}, ['s'] = {"short", 2},
+    ['u'] = {"unsignedshort", 2}, ['I'] = {"signedint", 4},  ['i'] = {"unsignedint", 4},  ['l'] = {"long", 8},
+    ['L'] = {"long", 8},          ['f'] = {"float", 4},      ['d'] = {"double", 8},       ['D'] = {"decimal", 5},
+    ['T'] = {"timestamp", 8},     ['V'] = {"void", 0},       ['S'] = {"longstr", NESTED}, ['x'] = {"binary", NESTED},
+    ['A'] = {"array", NESTED},    ['F'] = {"table", NESTED},
+};
+
+static uint64_t big_endian(const uint8_t *p, size_t n) {
+    uint64_t v = 0;
+    while (n--) v = v << 8 | *p++;
+    return v;
+}
+
+static int64_t integer(int type, const uint8_t *p, size_t n) {
+    uint64_t v = big_endian(p, n);
+    switch (type) {
+    case 'b': return (int8_t)v;
+    case 's': return (int16_t)v;
+    case 'I': return (int32_t)v;
+    }
+    return (int64_t)v;
+}
+
+static double real(int type, const uint8_t *p) {
+    uint64_t v = big_endian(p, type == 'f' ? 4 : 8);
+    uint32_t small = (uint32_t)v;
+    float f;
+    double d;
+    memcpy(&f, &small, 4);
+    memcpy(&d, &v, 8);
+    return type == 'f' ? (double)f : d;
+}
+
+static int is_real(int type) { return type == 'f' || type == 'd'; }
+
+size_t mx_entry_read(const uint8_t *p, int named, mx_entry *out) {
+    size_t k = named ? 1u + p[0] : 0;
+    const uint8_t *v = p + k;
+    size_t size = types[*v].size;
+    *out = (mx_entry){.key = {p + 1, named ? p[0] : 0}, .type = *v};
+    if (size == NESTED) {
+        out->text = (mx_span){v + 5, big_endian(v + 1, 4)};
+        size = 4 + out->text.n;
+    } else if (is_real(*v)) out->real = real(*v, v + 1);
+    else out->number = integer(*v, v + 1, size);
+    out->bytes = (mx_span){v, 1 + size};
+    return k + 1 + size;
+}
+
+int mx_entry_find(mx_span table, mx_span key, mx_entry *out) {
+    for (const uint8_t *p = table.p, *end = p + table.n; p < end;) {
+        p += mx_entry_read(p, 1, out);
+        if (mx_same(out->key, key)) return 1;
+    }
+    *out = (mx_entry){0};
+    return 0;
+}
+
+int mx_entry_is_integer(const mx_entry *f) { return f->type && strchr("bBsuIilL", f->type) != NULL; }
+
+static int is_number(const mx_entry *f) { return mx_entry_is_integer(f) || is_real(f->type) || f->type == 'T'; }
+static int is_text(const mx_entry *f) { return f->type == 'S' || f->type == 'x'; }
+
+int mx_entry_equal(const mx_entry *a, const mx_entry *b) {
+    if (is_number(a) && is_number(b)) {
+        if (!is_real(a->type) && !is_real(b->type)) return a->number == b->number;
+        return (is_real(a->type) ? a->real : (double)a->number) == (is_real(b->type) ? b->real : (double)b->number);
+    }
+    if (is_text(a) && is_text(b)) return mx_same(a->text, b->text);
+    return mx_same(a->bytes, b->bytes);
+}
+
+const char *mx_entry_type_name(int type) { return types[type & 0xff].name; }
+
+void mx_out_bytes(mx_out *o, const void *p, size_t n) {
+    if ((size_t)(o->end - o->at) < n) {
+        o->at = o->end;
+        return;
+    }
+    if (n) memcpy(o->at, p, n);
+    o->at += n;
+}
+
+void mx_out_number(mx_out *o, uint64_t v, size_t n) {
+    v = __builtin_bswap64(v << 8 * (8 - n));
+    mx_out_bytes(o, &v, n);
+}
+
+void mx_out_key(mx_out *o, mx_span key, int type) {
+    uint8_t letter = (uint8_t)type;
+    mx_out_number(o, key.n, 1);
+    mx_out_bytes(o, key.p, key.n);
+    mx_out_bytes(o, &letter, 1);
+}
+
+void mx_out_text(mx_out *o, const char *key, mx_span text) {
+    mx_out_key(o, mx_span_of(key), 'S');
+    mx_out_number(o, text.n, 4);
+    mx_out_bytes(o, text.p, text.n);
+}
+
+void mx_out_entry(mx_out *o, const mx_entry *f) {
+    mx_out_number(o, f->key.n, 1);
+    mx_out_bytes(o, f->key.p, f->key.n);
+    mx_out_bytes(o, f->bytes.p, f->bytes.n);
+}
+
+uint8_t *mx_out_open(mx_out *o) {
+    mx_out_number(o, 0, 4);
+    return o->at;
+}
+
+void mx_out_close(mx_out *o, uint8_t *opened) {
+    if (o->at == o->end) return;
+    uint32_t n = __builtin_bswap32((uint32_t)(o->at - opened));
+    memcpy(opened - 4, &n, 4);
+}
+
+static int by_key(const void *a, const void *b) {
+    const mx_entry *x = a, *y = b;
+    size_t n = x->key.n < y->key.n ? x->key.n : y->key.n;
+    int order = n ? memcmp(x->key.p, y->key.p, n) : 0;
+    return order ? order : (x->key.n > y->key.n) - (x->key.n < y->key.n);
+}
+
+mx_span mx_table_sorted(mx_span table) {
+    mx_entry *fields = NULL;
+    uint32_t n = 0, room = 0;
+    uint8_t *copy = mx_zalloc(table.n + 1);
+    mx_out o = {copy, copy + table.n + 1};
+    for (const uint8_t *p = table.p, *end = p + table.n; p < end; n++) {
+        if (n == room) fields = mx_realloc(fields, (room = room ? 2 * room : 8) * sizeof *fields);
+        p += mx_entry_read(p, 1, &fields[n]);
+    }
+    if (n) qsort(fields, n, sizeof *fields, by_key);
+    for (uint32_t i = 0; i < n; i++) mx_out_entry(&o, &fields[i]);
+    free(fields);
+    return (mx_span){copy, table.n};
+}
