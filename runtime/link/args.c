@@ -47,10 +47,15 @@ void mx_args_collect(mx_span table, mx_entry args[MX_ARGS]) {
 
 /* ---- the queue is there already --------------------------------------------------------------------------------- */
 
-static int is_equal(const mx_arg *a, const mx_entry *f) {
-    mx_entry mine = {.type = a->type, .number = a->number, .text = mx_span_of(a->text)};
-    if (!a->type || !f->type) return a->type == f->type;
-    return mx_entry_equal(&mine, f);
+static mx_entry field_of(const mx_arg *a) {
+    return (mx_entry){.type = a->type, .number = a->number, .text = mx_span_of(a->text)};
+}
+
+/* No type is the type classic. */
+static int is_equal(int i, const mx_entry *a, const mx_entry *b) {
+    const mx_entry *given = a->type ? a : b;
+    if (a->type && b->type) return mx_entry_equal(a, b);
+    return !given->type || (i == MX_ARG_TYPE && mx_is(given->text, "classic"));
 }
 
 /* RabbitMQ names the type only when the other side has no value. */
@@ -67,10 +72,13 @@ void mx_arg_words(const mx_entry *f, int other_type, char *to, size_t size) {
 
 mx_reply *mx_args_differ(const mx_queue *q, const mx_entry args[MX_ARGS]) {
     char got[320], current[320];
+    mx_entry mine;
     int i = 0;
-    while (i < MX_ARGS && is_equal(&q->arg[i], &args[i])) i++;
+    for (; i < MX_ARGS; i++) {
+        mine = field_of(&q->arg[i]);
+        if (!is_equal(i, &mine, &args[i])) break;
+    }
     if (i == MX_ARGS) return NULL;
-    mx_entry mine = {.type = q->arg[i].type, .number = q->arg[i].number, .text = mx_span_of(q->arg[i].text)};
     mx_arg_words(&args[i], mine.type, got, sizeof got);
     mx_arg_words(&mine, args[i].type, current, sizeof current);
     return mx_unequal(known[i].key, "queue", mx_name_of(&q->named), got, current);

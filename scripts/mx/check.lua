@@ -95,6 +95,7 @@ end
 local function is(kind) return function(v) if type(v) == kind then return v end end end
 local KINDS = {
   any = { "anything", function(v) return v end },
+  name = { "a name that is not empty", function(v) if type(v) == "string" and v ~= "" then return v end end },
   string = { "a string", is "string" }, boolean = { "true or false", is "boolean" },
   ["function"] = { "a function", is "function" }, table = { "a table", is "table" },
   number = { "a number", function(v) return finite(v) and v or nil end },

@@ -217,14 +217,15 @@ function Conn:call(exchange, key, body, opts) return calls.call(self, exchange, 
 function Conn:publish_async(exchange, key, body, opts) return publish.send(self:publisher(), exchange, key, body, opts) end
 
 -- What a connection does: the function, and the types of its arguments. mx does the same with the default connection.
+-- An empty name of a queue would stand for the one declared last, whichever that was.
 M.calls = {
   topology = { topology.topology, "table" }, queue = { topology.queue, "string", "table?" },
-  exchange = { topology.exchange, "string", "table|string?" }, consume = { consume.consume, "string", "table|function?" },
-  bind = { topology.bind, "string", "string", "string?", "table?" },
-  unbind = { topology.unbind, "string", "string", "string?", "table?" },
+  exchange = { topology.exchange, "string", "table|string?" }, consume = { consume.consume, "name", "table|function?" },
+  bind = { topology.bind, "name", "string", "string?", "table?" },
+  unbind = { topology.unbind, "name", "string", "string?", "table?" },
   bind_exchange = { topology.bind_exchange, "string", "string", "string?", "table?" },
-  dlq = { dlq.dlq, "string" }, purge = { topology.purge, "string" }, queue_info = { topology.queue_info, "string" },
-  delete_queue = { topology.delete_queue, "string" }, delete_exchange = { topology.delete_exchange, "string" },
+  dlq = { dlq.dlq, "name" }, purge = { topology.purge, "name" }, queue_info = { topology.queue_info, "name" },
+  delete_queue = { topology.delete_queue, "name" }, delete_exchange = { topology.delete_exchange, "string" },
 }
 for name, call in pairs(M.calls) do
   local f, types = call[1], { unpack(call, 2) }

@@ -12,6 +12,16 @@ local span = M.span
 
 local OP = { queue = 0, exchange = 1, bind = 2, unbind = 3, bind_exchange = 4, purge = 5, delete_queue = 6, delete_exchange = 7 }
 
+-- What a 406 means: what is there, and what was asked for.
+local function explain(e, what)
+  local arg, got, current = e.message:match "inequivalent arg '(.-)' for .- in vhost '.-': received (.+) but current is (.+)$"
+  if not arg then return e end
+  local function value(s) return s:match "^the value '(.*)' of type" or s:match "^'(.*)'$" or s end
+  local said = e.message:sub(#what + 3)
+  e.message = ("%s exists with %s=%s, script says %s (%s)"):format(what, arg, value(current), value(got), said)
+  return e
+end
+
 -- One operation on the broker. reply | nil, err
 local function call(conn, op, request, what)
   -- the link that consumes may wait for slow handlers; only what is exclusive to it must go there
@@ -40,7 +50,7 @@ local function call(conn, op, request, what)
     return nil, err.of_code(code, "declare", what .. ": " .. ffi.string(C.mx_refusal()))
   end
   local _, reply = turn.await(ticket)
-  if reply and reply.code < 0 then return nil, err.of_reply("declare", reply, what) end
+  if reply and reply.code < 0 then return nil, explain(err.of_reply("declare", reply, what), what) end
   return reply or {}
 end
 M.call = call
@@ -49,18 +59,21 @@ M.call = call
 
 local QUEUE = {
   type = { "classic", "quorum", "stream" }, durable = "boolean", auto_delete = "boolean", exclusive = "boolean", ttl = "seconds",
-  expires = "seconds", max_length = "integer>=0", max_bytes = "bytes", overflow = "string", delivery_limit = "integer>=0",
-  max_priority = "integer>0", single_active_consumer = "boolean", dlq = "any", bind = "table", args = "table",
+  expires = "seconds", max_length = "integer>=0", max_bytes = "bytes",
+  overflow = { "drop-head", "reject-publish", "reject-publish-dlx" }, delivery_limit = "integer>=0",
+  max_priority = "integer 1..255", single_active_consumer = "boolean", dlq = "table|string|boolean", bind = "table", args = "table",
   passive = "boolean",
 }
 local DLQ = { exchange = "string", key = "string", wire = "boolean" }
+
+local function milliseconds(seconds) return seconds and math.floor(seconds * 1000 + 0.5) end
 
 local function arguments(o)
   local args = {}
   for k, v in pairs(o.args or {}) do args[k] = v end
   for name, value in pairs {
-    ["x-queue-type"] = o.type, ["x-message-ttl"] = o.ttl and math.floor(o.ttl * 1000 + 0.5),
-    ["x-expires"] = o.expires and math.floor(o.expires * 1000 + 0.5), ["x-max-length"] = o.max_length,
+    ["x-queue-type"] = o.type, ["x-message-ttl"] = milliseconds(o.ttl), ["x-expires"] = milliseconds(o.expires),
+    ["x-max-length"] = o.max_length,
     ["x-max-length-bytes"] = o.max_bytes, ["x-overflow"] = o.overflow, ["x-delivery-limit"] = o.delivery_limit,
     ["x-max-priority"] = o.max_priority, ["x-single-active-consumer"] = o.single_active_consumer,
   } do
@@ -73,7 +86,6 @@ end
 local function dead_letters(name, dlq)
   if dlq == true then return { exchange = "", key = name .. ".dlq", queue = name .. ".dlq", wire = true } end
   if type(dlq) == "string" then return { exchange = "", key = dlq, queue = dlq, wire = true } end
-  if type(dlq) ~= "table" then check.fail("mx.queue: dlq must be true, a queue's name or a table, got " .. type(dlq)) end
   local o = check.options("mx.queue: dlq", dlq, DLQ)
   return { exchange = o.exchange or "", key = o.key or name, wire = o.wire ~= false }
 end
@@ -103,9 +115,28 @@ local function declare_kept(conn, name, o, args)
   end
 end
 
+local function binding(op, what)
+  return function(conn, target, source, key, args)
+    local ok, e = call(conn, op, { name = target, source = source, key = key or "", args = args },
+                       ("%s %q to %q"):format(what, target, source))
+    if not ok then return nil, e end
+    return true
+  end
+end
+local bind = binding("bind", "bind")
+
+local function check_bind(list)
+  for i, b in ipairs(list) do
+    if type(b) ~= "table" or type(b[1]) ~= "string" or type(b[2] or "") ~= "string" or type(b[3] or {}) ~= "table" then
+      check.fail(("mx.queue: option 'bind': expected { exchange, key, args } at [%d]"):format(i))
+    end
+  end
+end
+
 -- name | nil, err
 function M.queue(conn, name, options)
   local o = check.options("mx.queue", options or {}, QUEUE)
+  check_bind(o.bind or {})
   local args = arguments(o)
   if o.dlq then
     local target = dead_letters(name, o.dlq)
@@ -130,7 +161,7 @@ function M.queue(conn, name, options)
   end
   conn.queues[name] = args["x-queue-type"] or "classic"
   for _, b in ipairs(o.bind or {}) do
-    local ok, why = M.bind(conn, name, b[1], b[2] or "", b[3])
+    local ok, why = bind(conn, name, b[1], b[2], b[3])
     if not ok then return nil, why end
   end
   return name
@@ -149,28 +180,22 @@ end
 
 -- Exchanges and bindings --------------------------------------------------------------------------------------------
 
-local EXCHANGE = { type = "string", durable = "boolean", auto_delete = "boolean", internal = "boolean", args = "table",
-                   passive = "boolean" }
+local EXCHANGE = { type = "string", durable = "boolean", auto_delete = "boolean", internal = "boolean", alternate = "string",
+                   args = "table", passive = "boolean" }
 
 function M.exchange(conn, name, options)
   if type(options) == "string" then options = { type = options } end
   local o = check.options("mx.exchange", options or {}, EXCHANGE)
   local flags = (o.passive and 1 or 0) + (o.durable ~= false and 2 or 0) + (o.auto_delete and 8 or 0) + (o.internal and 16 or 0)
-  local ok, e = call(conn, "exchange", { name = name, source = o.type or "direct", flags = flags, args = o.args },
+  local args = { ["alternate-exchange"] = o.alternate }
+  for k, v in pairs(o.args or {}) do args[k] = v end
+  local ok, e = call(conn, "exchange", { name = name, source = o.type or "direct", flags = flags, args = args },
                      ("exchange %q"):format(name))
   if not ok then return nil, e end
   return name
 end
 
-local function binding(op, what)
-  return function(conn, target, source, key, args)
-    local ok, e = call(conn, op, { name = target, source = source, key = key or "", args = args },
-                       ("%s %q to %q"):format(what, target, source))
-    if not ok then return nil, e end
-    return true
-  end
-end
-M.bind = binding("bind", "bind")
+M.bind = bind
 M.unbind = binding("unbind", "unbind")
 M.bind_exchange = binding("bind_exchange", "bind")
 

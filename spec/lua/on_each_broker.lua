@@ -1,5 +1,6 @@
 -- Runs a group of specs on mem:// and on RabbitMQ (MXRUN_SPEC_AMQP), so that both answer alike.
--- f(connect, name): connect() gives a connection of its own broker, closed after the spec; name(base) a name nobody else uses.
+-- f(connect, name, again): connect() gives a connection of its own broker, closed after the spec; name(base) a name nobody
+-- else uses; again(conn) one more connection to the broker of conn.
 -- A spec passes its own describe and after_each, which busted keeps in the environment of the spec file.
 
 local count = 0
@@ -15,20 +16,21 @@ return function(describe, after_each)
   if amqp then brokers[2] = { "RabbitMQ", function() return amqp end } end
   for _, broker in ipairs(brokers) do
     describe(what .. " on " .. broker[1], function()
-      local open = {}
+      local open, urls = {}, {}
       after_each(function()
         for i, c in ipairs(open) do
           c:close()
-          open[i] = nil
+          open[i], urls[c] = nil, nil
         end
       end)
-      f(function(options)
+      local function connect(options)
         options = options or {}
-        options.url = broker[2]()
+        options.url = options.url or broker[2]()
         local c = assert(mx.connect(options))
-        open[#open + 1] = c
+        open[#open + 1], urls[c] = c, options.url
         return c
-      end, name)
+      end
+      f(connect, name, function(c) return connect { url = urls[c] } end)
     end)
   end
   end
