@@ -6,6 +6,7 @@
 #include "message/props.h"
 
 enum { DEATH_ROOM = 131072 }; /* headers that would grow beyond it lose their x-death, not the message */
+enum { OTHERS_MAX = 512 };    /* earlier deaths that are kept */
 typedef struct mx_letter {
     struct mx_letter *next;
     mx_message *message;
@@ -73,7 +74,7 @@ static void put_keys(mx_out *o, const death *d) {
     mx_entry_find(d->props->headers, mx_span_of("CC"), &list);
     for (const uint8_t *p = list.text.p, *end = p + list.text.n; list.type == 'A' && p < end;) {
         p += mx_entry_read(p, 0, &key);
-        if (key.type == 'S') mx_out_entry(o, &key);
+        if (key.type == 'S') mx_out_bytes(o, key.bytes.p, key.bytes.n);
     }
     mx_out_close(o, array);
 }
@@ -102,8 +103,21 @@ static void put_again(mx_out *o, const death *d) {
     }
 }
 
+/* RabbitMQ turns the others round each time. */
+static void put_others(mx_out *o, const death *d) {
+    mx_entry others[OTHERS_MAX];
+    uint32_t n = 0;
+    for (const uint8_t *p = d->deaths.text.p, *end = p + d->deaths.text.n; d->deaths.type == 'A' && p < end && n < OTHERS_MAX;) {
+        p += mx_entry_read(p, 0, &others[n]);
+        if (!is_earlier(d, &others[n])) n++;
+    }
+    while (n) {
+        mx_entry *f = &others[--n];
+        mx_out_bytes(o, f->bytes.p, f->bytes.n);
+    }
+}
+
 static void put_deaths(mx_out *o, const death *d) {
-    mx_entry f;
     mx_out_key(o, mx_span_of("x-death"), 'A');
     uint8_t *array = mx_out_open(o);
     mx_out_bytes(o, "F", 1);
@@ -111,10 +125,7 @@ static void put_deaths(mx_out *o, const death *d) {
     if (d->earlier.type) put_again(o, d);
     else put_first(o, d);
     mx_out_close(o, entry);
-    for (const uint8_t *p = d->deaths.text.p, *end = p + d->deaths.text.n; d->deaths.type == 'A' && p < end;) {
-        p += mx_entry_read(p, 0, &f);
-        if (!is_earlier(d, &f)) mx_out_bytes(o, f.bytes.p, f.bytes.n);
-    }
+    put_others(o, d);
     mx_out_close(o, array);
 }
 

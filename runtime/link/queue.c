@@ -151,25 +151,23 @@ static int refuse(mx_queue *q, mx_message *m) {
 }
 
 /* What is due at once reaches a consumer that waits for it, or nobody. */
-static void look_at_head(mx_queue *q) {
-    uint64_t due = head_due(q), now = due ? mx_clock_us() : 0;
+static void hand_over(mx_queue *q, uint64_t now) {
     uint32_t expired = 0;
-    if (due && due <= now) {
-        offer(q);
-        drop_expired(q, now, &expired);
-    }
-    arm(q);
+    q->fresh = 1;
+    offer(q);
+    q->fresh = 0;
+    drop_expired(q, now, &expired);
 }
 
 static int put_special(mx_queue *q, mx_message *m) {
-    if (q->special & MX_Q_REFUSES) {
-        offer(q);
-        if (is_over(q, q->count + 1ull, q->bytes + m->size)) return refuse(q, m);
-    }
-    append(q, open_shelf(q, shelf_of(q, m)), (mx_held){.message = m, .place = q->place++, .due_us = due_of(q, m)});
+    uint64_t due = due_of(q, m), now = due ? mx_clock_us() : 0;
+    if (q->special & MX_Q_REFUSES || (due && due <= now)) offer(q);
+    if (q->special & MX_Q_REFUSES && is_over(q, q->count + 1ull, q->bytes + m->size)) return refuse(q, m);
+    append(q, open_shelf(q, shelf_of(q, m)), (mx_held){.message = m, .place = q->place++, .due_us = due});
     if (q->special & MX_Q_LIMIT) q->bytes += m->size;
     trim(q);
-    look_at_head(q);
+    if (due && due <= now) hand_over(q, now);
+    arm(q);
     return 0;
 }
 
@@ -200,7 +198,7 @@ void mx_queue_return(mx_queue *q, const mx_held *held) {
 /* ---- out -------------------------------------------------------------------------------------------------------- */
 
 int mx_queue_take(mx_queue *q, mx_held *out, uint32_t *expired) {
-    if (head_due(q)) drop_expired(q, mx_clock_us(), expired);
+    if (head_due(q) && !q->fresh) drop_expired(q, mx_clock_us(), expired);
     if (!q->count) return 0;
     *out = pop(q);
     if (head_due(q)) arm(q);

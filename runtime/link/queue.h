@@ -65,6 +65,7 @@ struct mx_queue {
     mx_arg arg[MX_ARGS];
     uint32_t special; /* MX_Q_...: REFUSES, beyond its limits, what is published instead of dropping its head */
     uint32_t count;   /* on all shelves */
+    uint32_t fresh;   /* what is due at once is on its way in: a consumer may have it */
     uint64_t place;   /* of the next one put */
     uint64_t bytes;   /* of the bodies on all shelves; kept with MX_Q_LIMIT only */
     mx_shelf *shelf;
