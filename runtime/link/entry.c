@@ -78,6 +78,7 @@ int mx_entry_equal(const mx_entry *a, const mx_entry *b) {
         return (is_real(a->type) ? a->real : (double)a->number) == (is_real(b->type) ? b->real : (double)b->number);
     }
     if (is_text(a) && is_text(b)) return mx_same(a->text, b->text);
+    if (a->type == 't' && b->type == 't') return a->number == b->number;
     return mx_same(a->bytes, b->bytes);
 }
 

@@ -177,19 +177,20 @@ int mx_queue_put(mx_queue *q, mx_message *m) {
     return 0;
 }
 
-static void return_to_quorum(mx_queue *q, mx_held h) {
+/* What a consumer requeues goes to the end when there is no delivery limit, as RabbitMQ 3.10 writes it anew then. */
+static void return_to_quorum(mx_queue *q, mx_held h, int by_hand) {
     const mx_arg *limit = &q->arg[MX_ARG_DELIVERY_LIMIT];
+    int limited = limit->type && limit->type != 'S' && limit->number >= 0;
     h.returns = h.returns < 0xffff ? h.returns + 1u : h.returns;
-    if (limit->type && limit->type != 'S' && limit->number >= 0 && h.returns > limit->number)
-        mx_queue_bury(q, h.message, "delivery_limit");
-    else append(q, open_shelf(q, 1), h);
+    if (limited && h.returns > limit->number) mx_queue_bury(q, h.message, "delivery_limit");
+    else append(q, open_shelf(q, limited || !by_hand), h);
 }
 
-void mx_queue_return(mx_queue *q, const mx_held *held) {
+void mx_queue_return(mx_queue *q, const mx_held *held, int by_hand) {
     mx_held h = *held;
     h.redelivered = 1;
     if (q->special & MX_Q_LIMIT) q->bytes += h.message->size;
-    if (q->special & MX_Q_QUORUM) return_to_quorum(q, h);
+    if (q->special & MX_Q_QUORUM) return_to_quorum(q, h, by_hand);
     else insert(q, open_shelf(q, shelf_of(q, h.message)), h);
     trim(q);
     arm(q);

@@ -92,7 +92,8 @@ int64_t mx_expiration_ms(mx_span text); /* the property's; -1: no number; may be
 int mx_queue_put(mx_queue *q, mx_message *m);
 /* The first that has not expired; 0: empty. The reference passes to the caller; expired ones are buried and counted. */
 int mx_queue_take(mx_queue *q, mx_held *out, uint32_t *expired);
-/* Redelivered: in its old place, or before the others of a quorum queue, which buries it beyond its delivery limit. */
-void mx_queue_return(mx_queue *q, const mx_held *h);
+/* Redelivered: in its old place, or where a quorum queue puts it, which buries it beyond its delivery limit.
+ * by_hand: requeued by its consumer, which did not just go away. */
+void mx_queue_return(mx_queue *q, const mx_held *h, int by_hand);
 uint32_t mx_queue_purge(mx_queue *q);
 #endif

@@ -138,7 +138,8 @@ static void leave_queue(reader *r) {
 
 /* ---- verdicts --------------------------------------------------------------------------------------------------- */
 
-/* Ends what the reader held at a position: its message goes on to whom the verdict says. */
+/* Ends what the reader held at a position: its message goes on to whom the verdict says. MX_UNSETTLED: the reader went,
+ * and MX_FORGET: the broker never heard of it. */
 static void conclude(reader *r, uint32_t i, int verdict) {
     mx_msg *m = mx_inbox_at(&r->base.inbox, i);
     mx_held *h = &r->held[i & r->base.inbox.mask];
@@ -147,7 +148,7 @@ static void conclude(reader *r, uint32_t i, int verdict) {
     r->out--;
     if (verdict == MX_ACK || !r->queue || r->no_ack) mx_message_unref(h->message);
     else if (verdict == MX_REJECT) mx_queue_bury(r->queue, h->message, "rejected");
-    else mx_queue_return(r->queue, h); /* also MX_FORGET: the broker never heard of it */
+    else mx_queue_return(r->queue, h, verdict == MX_REQUEUE);
 }
 
 /* A settled one, once; it stays in the ring until those before it are settled too. 1: the queue may have changed. */
@@ -176,13 +177,13 @@ static int settle(reader *r) {
 }
 
 /* Back to the queue, so that they stand there in their order. */
-static void give_back(reader *r, uint32_t from, uint32_t to) {
+static void give_back(reader *r, uint32_t from, uint32_t to, int verdict) {
     mx_inbox *ib = &r->base.inbox;
     int forward = r->queue && r->queue->special & MX_Q_QUORUM;
     for (uint32_t n = to - from, k = 0; k < n; k++) {
         uint32_t i = forward ? from + k : to - 1 - k;
         if (i - ib->settled < ib->head - ib->settled && mx_inbox_at(ib, i)->sent) continue;
-        conclude(r, i, MX_REQUEUE);
+        conclude(r, i, verdict);
     }
 }
 
@@ -192,7 +193,7 @@ void mx_reader_cancel(mx_inbox *ib, uint32_t ticket) {
     embedded *e = (embedded *)r->base.link;
     r->standby = 1;
     settle(r);
-    give_back(r, ib->head, ib->tail);
+    give_back(r, ib->head, ib->tail, MX_REQUEUE);
     ib->tail = ib->head;
     unsubscribe(r);
     if (ib->state == MX_OPEN) ib->state = MX_CLOSING;
@@ -205,7 +206,7 @@ void mx_reader_close(mx_inbox *ib, uint32_t ticket) {
     reader **at = &e->readers;
     r->standby = 1;
     settle(r);
-    give_back(r, ib->settled, ib->tail);
+    give_back(r, ib->settled, ib->tail, MX_UNSETTLED);
     unsubscribe(r);
     leave_queue(r);
     while (*at != r) at = &(*at)->next;

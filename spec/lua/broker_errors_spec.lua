@@ -312,8 +312,8 @@ on_each_broker("an exclusive queue", function(connect, name, again)
   end)
 
   it("goes with its connection", function()
-    local c, other = connect(), nil
-    other = again(c)
+    local c = connect()
+    local other = again(c)
     local q = assert(other:queue(name "mine", { exclusive = true, durable = false }))
     other:close()
     broker.eventually(function() return c:queue(q, { exclusive = true, durable = false }) end)

@@ -125,15 +125,13 @@ on_each_broker("a queue's life", function(connect, name)
     end)
   end
 
-  for _, row in ipairs { { "classic", { durable = false } }, { "quorum", { type = "quorum" } } } do
-    it("ends when it is not used for its time: " .. row[1], function()
-      local c = connect()
-      row[2].expires = 0.1
-      local q = assert(c:queue(name "expires", row[2]))
-      broker.fill(c, q, "kept", "nevertheless")
-      gone(c, q, 0.1)
-    end)
-  end
+  -- A quorum queue's ends too, at the next of RabbitMQ's ticks of 5 s: too long for a spec.
+  it("ends when it is not used for its time", function()
+    local c = connect()
+    local q = assert(c:queue(name "expires", { durable = false, expires = 0.1 }))
+    broker.fill(c, q, "kept", "nevertheless")
+    gone(c, q, 0.1)
+  end)
 
   it("goes on while somebody consumes, and starts again when the last one leaves", function()
     local c = connect()
@@ -150,12 +148,12 @@ on_each_broker("a queue's life", function(connect, name)
   it("goes on while somebody asks for it", function()
     local c = connect()
     local q = assert(c:queue(name "expires", { durable = false, expires = 0.4 }))
-    for _ = 1, 8 do
-      mx.sleep(0.1)
+    for _ = 1, 4 do
+      mx.sleep(0.15)
       assert(c:queue_info(q))
     end
-    for _ = 1, 8 do
-      mx.sleep(0.1)
+    for _ = 1, 4 do
+      mx.sleep(0.15)
       assert(c:queue(q, { durable = false, expires = 0.4 }))
     end
   end)
