@@ -338,18 +338,18 @@ on_each_broker("a quorum queue", function(connect, name)
   end)
 
   for _, row in ipairs {
-    { "puts what was requeued at its end", { type = "quorum" }, "3 4 1r 2r" },
-    { "puts what was requeued at its head when it has a delivery limit", { type = "quorum", delivery_limit = 5 }, "1r 2r 3 4" },
+    { "puts what was requeued at its end", { type = "quorum" }, "2 3 1r" },
+    { "puts what was requeued at its head when it has a delivery limit", { type = "quorum", delivery_limit = 5 }, "1r 2 3" },
   } do
     it(row[1], function()
       local c = connect()
       local q = assert(c:queue(name "quorum", row[2]))
-      broker.fill(c, q, "1", "2", "3", "4")
-      local h = broker.hold(c, q, { prefetch = 2 })
-      h.wait(2)
+      broker.fill(c, q, "1", "2", "3")
+      local h = broker.hold(c, q, { prefetch = 1 })
+      h.wait(1)
       stop(h, "requeue")
-      broker.count(c, q, 4)
-      assert.equal(row[3], marked(broker.take(c, q, 4)))
+      broker.count(c, q, 3)
+      assert.equal(row[3], marked(broker.take(c, q, 3)))
       assert(c:delete_queue(q))
     end)
   end
