@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "link/answer.h"
+#include "link/death.h"
 #include "message/props.h"
 
 enum { PROPS_MAX = 131052, STAMP_EVERY = 64 };
@@ -97,8 +98,8 @@ static int encode(const mx_props *props, uint8_t *to, size_t cap) {
     return mx_props_encode(&p, to, cap);
 }
 
-static mx_message *message_of(const mx_confirm *c, mx_span exchange, mx_span key, mx_span body, const mx_props *props,
-                              int flags) {
+static inline mx_message *message_of(const mx_confirm *c, mx_span exchange, mx_span key, mx_span body, const mx_props *props,
+                                     int flags) {
     static uint8_t scratch[PROPS_MAX];
     mx_span bytes = {scratch, 0};
     if (props) {
@@ -158,6 +159,18 @@ static mx_reply *offence(const mx_route *route, mx_span exchange, const mx_props
     return bad;
 }
 
+/* 1: a queue refused it for its limits. Letters that it causes would find the route in use by the next queue. */
+static int distribute(mx_store *s, const mx_route *route, mx_message *m) {
+    int refused = 0;
+    mx_letters_hold(s);
+    for (uint32_t i = 0; i < route->count; i++) {
+        mx_message_ref(m);
+        refused |= mx_queue_put(route->queue[i], m);
+    }
+    mx_letters_release(s);
+    return refused;
+}
+
 static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
                       double timeout) {
     writer *w = (writer *)pub;
@@ -176,7 +189,7 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     int refused = route->count && mx_message_bytes() > e->store->bytes_max;
     if (why) close_channel(w, seq, why);
     else if (!route->count && flags & MX_MANDATORY) mx_confirm_returned(c, seq);
-    else if (!refused) refused = mx_store_distribute(e->store, route, m);
+    else if (!refused) refused = distribute(e->store, route, m);
     if (refused && pub->confirm && !why) mx_confirm_settle(c, (uint64_t)(seq - c->base), 0, 1);
     mx_message_unref(m);
     mx_embedded_wake(e);

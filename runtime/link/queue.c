@@ -11,7 +11,7 @@ enum { ROOM = 16 };
 
 /* ---- shelves ---------------------------------------------------------------------------------------------------- */
 
-static mx_held *at(const mx_shelf *h, uint32_t i) { return &h->held[(h->head + i) & h->mask]; }
+static inline mx_held *at(const mx_shelf *h, uint32_t i) { return &h->held[(h->head + i) & h->mask]; }
 
 static void grow(mx_shelf *h) {
     uint32_t room = h->held ? 2 * (h->mask + 1) : ROOM;
@@ -23,27 +23,28 @@ static void grow(mx_shelf *h) {
     h->head = 0;
 }
 
-static int is_full(const mx_shelf *h) { return h->count > h->mask || !h->held; }
+static inline int is_full(const mx_shelf *h) { return h->count > h->mask || !h->held; }
 
-static void append(mx_queue *q, mx_shelf *h, mx_held held) {
+/* Room for one more at the end, to be filled in. */
+static inline mx_held *append(mx_queue *q, mx_shelf *h) {
     if (is_full(h)) grow(h);
-    *at(h, h->count++) = held;
     q->count++;
+    return at(h, h->count++);
 }
 
 /* In the place it had before. */
-static void insert(mx_queue *q, mx_shelf *h, mx_held held) {
+static void insert(mx_queue *q, mx_shelf *h, const mx_held *held) {
     uint32_t i = 0;
     if (is_full(h)) grow(h);
     h->head = (h->head - 1) & h->mask;
     h->count++;
     q->count++;
-    for (; i + 1 < h->count && at(h, i + 1)->place < held.place; i++) *at(h, i) = *at(h, i + 1);
-    *at(h, i) = held;
+    for (; i + 1 < h->count && at(h, i + 1)->place < held->place; i++) *at(h, i) = *at(h, i + 1);
+    *at(h, i) = *held;
 }
 
 /* The one that holds the head of the queue. */
-static mx_shelf *front(mx_queue *q) {
+static inline mx_shelf *front(mx_queue *q) {
     while (q->top && !q->shelf[q->top].count) q->top--;
     return &q->shelf[q->top];
 }
@@ -55,14 +56,19 @@ static mx_shelf *open_shelf(mx_queue *q, uint32_t i) {
 
 static uint64_t head_due(mx_queue *q) { return q->count ? at(front(q), 0)->due_us : 0; }
 
-static mx_held pop(mx_queue *q) {
-    mx_shelf *h = front(q);
-    mx_held held = *at(h, 0);
+/* Takes the head off; there is one. */
+static inline void pop(mx_queue *q, mx_shelf *h, mx_held *out) {
+    *out = *at(h, 0);
     h->head = (h->head + 1) & h->mask;
     h->count--;
     q->count--;
-    if (q->special & MX_Q_LIMIT) q->bytes -= held.message->size;
-    return held;
+    if (q->special & MX_Q_LIMIT) q->bytes -= out->message->size;
+}
+
+static mx_message *pop_message(mx_queue *q) {
+    mx_held held;
+    pop(q, front(q), &held);
+    return held.message;
 }
 
 /* ---- time ------------------------------------------------------------------------------------------------------- */
@@ -77,7 +83,7 @@ static void arm(mx_queue *q) {
 /* No more than were there at the start: a queue may be its own dead-letter target. */
 static void drop_expired(mx_queue *q, uint64_t now, uint32_t *expired) {
     mx_letters_hold(q->store);
-    for (uint64_t due; (due = head_due(q)) && due <= now; ++*expired) mx_queue_bury(q, pop(q).message, "expired");
+    for (uint64_t due; (due = head_due(q)) && due <= now; ++*expired) mx_queue_bury(q, pop_message(q), "expired");
     mx_letters_release(q->store);
 }
 
@@ -139,7 +145,7 @@ static void trim(mx_queue *q) {
     if (!(q->special & MX_Q_LIMIT) || q->special & MX_Q_REFUSES || !is_over(q, q->count, q->bytes)) return;
     offer(q);
     mx_letters_hold(q->store);
-    while (q->count && is_over(q, q->count, q->bytes)) mx_queue_bury(q, pop(q).message, "maxlen");
+    while (q->count && is_over(q, q->count, q->bytes)) mx_queue_bury(q, pop_message(q), "maxlen");
     mx_letters_release(q->store);
 }
 
@@ -163,7 +169,7 @@ static int put_special(mx_queue *q, mx_message *m) {
     uint64_t due = due_of(q, m), now = due ? mx_clock_us() : 0;
     if (q->special & MX_Q_REFUSES || (due && due <= now)) offer(q);
     if (q->special & MX_Q_REFUSES && is_over(q, q->count + 1ull, q->bytes + m->size)) return refuse(q, m);
-    append(q, open_shelf(q, shelf_of(q, m)), (mx_held){.message = m, .place = q->place++, .due_us = due});
+    *append(q, open_shelf(q, shelf_of(q, m))) = (mx_held){.message = m, .place = q->place++, .due_us = due};
     if (q->special & MX_Q_LIMIT) q->bytes += m->size;
     trim(q);
     if (due && due <= now) hand_over(q, now);
@@ -173,7 +179,7 @@ static int put_special(mx_queue *q, mx_message *m) {
 
 int mx_queue_put(mx_queue *q, mx_message *m) {
     if (q->special || has_expiration(m)) return put_special(q, m);
-    append(q, q->shelf, (mx_held){.message = m, .place = q->place++});
+    *append(q, q->shelf) = (mx_held){.message = m, .place = q->place++};
     return 0;
 }
 
@@ -181,9 +187,9 @@ int mx_queue_put(mx_queue *q, mx_message *m) {
 static void return_to_quorum(mx_queue *q, mx_held h, int by_hand) {
     const mx_arg *limit = &q->arg[MX_ARG_DELIVERY_LIMIT];
     int limited = limit->type && limit->type != 'S' && limit->number >= 0;
-    h.returns = h.returns < 0xffff ? h.returns + 1u : h.returns;
+    h.returns++;
     if (limited && h.returns > limit->number) mx_queue_bury(q, h.message, "delivery_limit");
-    else append(q, open_shelf(q, limited || !by_hand), h);
+    else *append(q, open_shelf(q, limited || !by_hand)) = h;
 }
 
 void mx_queue_return(mx_queue *q, const mx_held *held, int by_hand) {
@@ -191,7 +197,7 @@ void mx_queue_return(mx_queue *q, const mx_held *held, int by_hand) {
     h.redelivered = 1;
     if (q->special & MX_Q_LIMIT) q->bytes += h.message->size;
     if (q->special & MX_Q_QUORUM) return_to_quorum(q, h, by_hand);
-    else insert(q, open_shelf(q, shelf_of(q, h.message)), h);
+    else insert(q, open_shelf(q, shelf_of(q, h.message)), &h);
     trim(q);
     arm(q);
 }
@@ -199,16 +205,21 @@ void mx_queue_return(mx_queue *q, const mx_held *held, int by_hand) {
 /* ---- out -------------------------------------------------------------------------------------------------------- */
 
 int mx_queue_take(mx_queue *q, mx_held *out, uint32_t *expired) {
-    if (head_due(q) && !q->fresh) drop_expired(q, mx_clock_us(), expired);
+    mx_shelf *h = front(q);
     if (!q->count) return 0;
-    *out = pop(q);
-    if (head_due(q)) arm(q);
+    if (at(h, 0)->due_us && !q->fresh) {
+        drop_expired(q, mx_clock_us(), expired);
+        h = front(q);
+        if (!q->count) return 0;
+    }
+    pop(q, h, out);
+    if (h->count ? at(h, 0)->due_us != 0 : q->top != 0) arm(q);
     return 1;
 }
 
 uint32_t mx_queue_purge(mx_queue *q) {
     uint32_t n = q->count;
-    while (q->count) mx_message_unref(pop(q).message);
+    while (q->count) mx_message_unref(pop_message(q));
     return n;
 }
 

@@ -16,10 +16,10 @@ typedef struct mx_store mx_store;
 
 typedef struct mx_held { /* a message in a queue, or delivered from it */
     mx_message *message;
-    uint64_t place : 48;   /* its order on the shelf: a requeued one goes back there */
-    uint64_t returns : 16; /* how often it came back to a quorum queue */
-    uint64_t due_us : 63;  /* when it expires; 0: never */
-    uint64_t redelivered : 1;
+    uint64_t place;   /* its order on the shelf: a requeued one goes back there */
+    uint64_t due_us;  /* when it expires; 0: never */
+    uint32_t returns; /* how often it came back to a quorum queue */
+    uint32_t redelivered;
 } mx_held;
 
 typedef struct mx_shelf {

@@ -1,7 +1,6 @@
 /* route.c - which queues a message reaches: the walk over bindings, and the cache of what it found. */
 #include <stdlib.h>
 #include <string.h>
-#include "link/death.h"
 #include "link/store.h"
 
 typedef struct words { /* what is left of a pattern or key; p NULL: no word is left */
@@ -199,15 +198,4 @@ const mx_route *mx_store_route(mx_store *s, mx_span exchange, mx_span key, mx_sp
     mx_route *r = &s->route[(mx_hash(key) + 31 * mx_hash(exchange)) % MX_ROUTES];
     if (!is_route(s, r, exchange, key)) search(s, r, exchange, key, headers);
     return s->recent = r;
-}
-
-int mx_store_distribute(mx_store *s, const mx_route *route, mx_message *m) {
-    int refused = 0;
-    mx_letters_hold(s);
-    for (uint32_t i = 0; i < route->count; i++) {
-        mx_message_ref(m);
-        refused |= mx_queue_put(route->queue[i], m);
-    }
-    mx_letters_release(s);
-    return refused;
 }

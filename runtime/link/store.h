@@ -85,6 +85,4 @@ void mx_store_unbind_queue(mx_store *s, const mx_queue *q); /* before it goes */
 const mx_route *mx_store_route(mx_store *s, mx_span exchange, mx_span key, mx_span headers);
 int mx_topic_matches(mx_span pattern, mx_span key); /* words by dots; * one word, # any number */
 int mx_match_of(mx_span args);                      /* MX_MATCH_ALL ... of a headers binding; negative: x-match is none of them */
-/* Of a message that goes to all of a route's queues; the caller keeps its reference. 1: a queue refused it for its limits. */
-int mx_store_distribute(mx_store *s, const mx_route *route, mx_message *m);
 #endif
