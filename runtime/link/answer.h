@@ -22,6 +22,6 @@ mx_reply *mx_bad_arg(mx_span queue, const char *key, const char *format, ...) __
 void mx_args_collect(mx_span table, mx_entry args[MX_ARGS]);
 mx_reply *mx_args_differ(const mx_queue *q, const mx_entry args[MX_ARGS]); /* NULL: as it was declared */
 /* Why no queue can be made of them; NULL: one can. flags: MX_F_... of the declaration. */
-mx_reply *mx_args_check(mx_span queue, mx_span table, const mx_entry args[MX_ARGS], uint32_t flags);
+mx_reply *mx_args_check(mx_span queue, const mx_entry args[MX_ARGS], uint32_t flags);
 void mx_arg_words(const mx_entry *f, int other_type, char *to, size_t size); /* for mx_unequal */
 #endif

@@ -3,11 +3,11 @@
 #include <string.h>
 #include "link/answer.h"
 
-enum { CLASSIC = 1, QUORUM = 2 };
+enum { CLASSIC = 1, QUORUM = 2, STREAM = 4 };
 enum kind { WHOLE, TEXT, YES_OR_NO };
 static const struct {
     const char *key;
-    int kind, takers; /* takers: CLASSIC, QUORUM */
+    int kind, takers; /* takers: CLASSIC, QUORUM, STREAM */
 } known[MX_ARGS] = {
     [MX_ARG_EXPIRES] = {"x-expires", WHOLE, CLASSIC | QUORUM},
     [MX_ARG_TTL] = {"x-message-ttl", WHOLE, CLASSIC | QUORUM},
@@ -15,7 +15,7 @@ static const struct {
     [MX_ARG_DEAD_KEY] = {"x-dead-letter-routing-key", TEXT, CLASSIC | QUORUM},
     [MX_ARG_DEAD_STRATEGY] = {"x-dead-letter-strategy", TEXT, QUORUM},
     [MX_ARG_MAX_LENGTH] = {"x-max-length", WHOLE, CLASSIC | QUORUM},
-    [MX_ARG_MAX_BYTES] = {"x-max-length-bytes", WHOLE, CLASSIC | QUORUM},
+    [MX_ARG_MAX_BYTES] = {"x-max-length-bytes", WHOLE, CLASSIC | QUORUM | STREAM},
     [MX_ARG_MEMORY_LENGTH] = {"x-max-in-memory-length", WHOLE, QUORUM},
     [MX_ARG_MEMORY_BYTES] = {"x-max-in-memory-bytes", WHOLE, QUORUM},
     [MX_ARG_MAX_PRIORITY] = {"x-max-priority", WHOLE, CLASSIC},
@@ -23,9 +23,12 @@ static const struct {
     [MX_ARG_MODE] = {"x-queue-mode", TEXT, CLASSIC},
     [MX_ARG_VERSION] = {"x-queue-version", WHOLE, CLASSIC},
     [MX_ARG_SINGLE] = {"x-single-active-consumer", YES_OR_NO, CLASSIC | QUORUM},
-    [MX_ARG_TYPE] = {"x-queue-type", TEXT, CLASSIC | QUORUM},
+    [MX_ARG_TYPE] = {"x-queue-type", TEXT, CLASSIC | QUORUM | STREAM},
     [MX_ARG_GROUP_SIZE] = {"x-quorum-initial-group-size", WHOLE, QUORUM},
-    [MX_ARG_LOCATOR] = {"x-queue-leader-locator", TEXT, QUORUM},
+    [MX_ARG_LOCATOR] = {"x-queue-leader-locator", TEXT, QUORUM | STREAM},
+    [MX_ARG_MAX_AGE] = {"x-max-age", TEXT, STREAM},
+    [MX_ARG_SEGMENT_SIZE] = {"x-stream-max-segment-size-bytes", WHOLE, STREAM},
+    [MX_ARG_CLUSTER_SIZE] = {"x-initial-cluster-size", WHOLE, STREAM},
     [MX_ARG_DELIVERY_LIMIT] = {"x-delivery-limit", WHOLE, QUORUM},
 };
 
@@ -118,17 +121,8 @@ static mx_reply *check_one(mx_span queue, int i, const mx_entry *args) {
     if (f->type != expected) return mx_bad_arg(queue, known[i].key, ": {unacceptable_type,%s}", mx_entry_type_name(f->type));
     if (i == MX_ARG_DEAD_KEY && !args[MX_ARG_DEAD_EXCHANGE].type)
         return mx_bad_arg(queue, known[i].key, ": routing_key_but_no_dlx_defined");
+    if (i == MX_ARG_MAX_AGE && mx_stream_age_s(f->text) < 0) return mx_bad_arg(queue, known[i].key, ": invalid_max_age");
     return check_choice(queue, i, f);
-}
-
-static const char *not_taken(int taker, mx_span table, const mx_entry args[MX_ARGS]) {
-    static const char *const of_streams[] = {"x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size"};
-    mx_entry f;
-    for (int i = 0; i < MX_ARGS; i++)
-        if (args[i].type && !(known[i].takers & taker)) return known[i].key;
-    for (int i = 0; i < 3; i++)
-        if (mx_entry_find(table, mx_span_of(of_streams[i]), &f)) return of_streams[i];
-    return NULL;
 }
 
 static mx_reply *check_property(mx_span queue, uint32_t flags) {
@@ -140,20 +134,32 @@ static mx_reply *check_property(mx_span queue, uint32_t flags) {
     return mx_refused(406, "PRECONDITION_FAILED - invalid property '%s' for queue '%.*s' in vhost '/'", wrong, MX_TEXT(queue));
 }
 
-mx_reply *mx_args_check(mx_span queue, mx_span table, const mx_entry args[MX_ARGS], uint32_t flags) {
-    const mx_entry *dead = &args[MX_ARG_DEAD_EXCHANGE], *type = &args[MX_ARG_TYPE];
+static int type_of(const mx_entry *type) {
+    if (!type->type || mx_is(type->text, "classic")) return CLASSIC;
+    return mx_is(type->text, "quorum") ? QUORUM : STREAM;
+}
+
+static mx_reply *check_taken(mx_span queue, const mx_entry args[MX_ARGS], int type) {
+    for (int i = 0; i < MX_ARGS; i++)
+        if (args[i].type && !(known[i].takers & type))
+            return mx_bad_arg(queue, known[i].key, " of queue type rabbit_%s_queue",
+                              type == CLASSIC  ? "classic"
+                              : type == QUORUM ? "quorum"
+                                               : "stream");
+    return NULL;
+}
+
+mx_reply *mx_args_check(mx_span queue, const mx_entry args[MX_ARGS], uint32_t flags) {
+    const mx_entry *dead = &args[MX_ARG_DEAD_EXCHANGE];
     if (dead->type && dead->type != 'S')
         return mx_refused(406,
                           "PRECONDITION_FAILED - invalid type '%s' for arg 'x-dead-letter-exchange' in queue '%.*s' in vhost '/'",
                           mx_entry_type_name(dead->type), MX_TEXT(queue));
     mx_reply *bad = check_one(queue, MX_ARG_TYPE, args);
     if (bad) return bad;
-    if (type->type && mx_is(type->text, "stream")) return mx_refused(540, "NOT_IMPLEMENTED - mem:// has no streams");
-    int quorum = type->type && mx_is(type->text, "quorum"), taker = quorum ? QUORUM : CLASSIC;
+    int type = type_of(&args[MX_ARG_TYPE]);
     for (int i = 0; i < MX_ARGS && !bad; i++)
-        if (known[i].takers & taker) bad = check_one(queue, i, args);
-    if (bad) return bad;
-    const char *key = not_taken(taker, table, args);
-    if (key) return mx_bad_arg(queue, key, " of queue type rabbit_%s_queue", quorum ? "quorum" : "classic");
-    return quorum ? check_property(queue, flags) : NULL;
+        if (known[i].takers & type) bad = check_one(queue, i, args);
+    if (!bad) bad = check_taken(queue, args, type);
+    return bad || type == CLASSIC ? bad : check_property(queue, flags);
 }

@@ -55,7 +55,7 @@ static mx_reply *declare_queue(mx_embedded *e, const mx_call *c) {
     if (c->flags & MX_F_PASSIVE) return look_at_queue(e, c);
     if (is_reserved(c->name)) return reserved("queue", c->name);
     if (q) return declare_again(e, q, c, args);
-    mx_reply *bad = mx_args_check(c->name, c->args, args, c->flags);
+    mx_reply *bad = mx_args_check(c->name, args, c->flags);
     if (bad) return bad;
     q = mx_queue_new(e->store, c->name, args);
     q->durable = !!(c->flags & MX_F_DURABLE);
@@ -77,6 +77,9 @@ static mx_reply *purge(mx_embedded *e, const mx_call *c) {
     mx_reply *r = NULL;
     mx_queue *q = open_queue(e, c->name, &r);
     if (!q) return r;
+    if (q->special & MX_Q_STREAM)
+        return mx_refused(540, "NOT_IMPLEMENTED - queue.purge not supported by stream queues queue '%.*s' in vhost '/'",
+                          MX_TEXT(c->name));
     r = mx_done();
     r->messages = mx_queue_purge(q);
     return r;

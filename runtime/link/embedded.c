@@ -215,7 +215,7 @@ static int is_behind(const embedded *e) {
         const embedded *other = (const embedded *)l;
         if (l->ops != e->base.ops || other->store != e->store) continue;
         for (const mx_reader *r = other->readers; r; r = r->next)
-            if (r->queue && r->queue->count && mx_reader_will_have_room(r)) return 1;
+            if (mx_reader_wants(r)) return 1;
     }
     return 0;
 }

@@ -1,7 +1,9 @@
 /* embedded.h - the parts of the link behind mem://: calls (declare.c), consumers (reader.c), the rest (embedded.c).
  *
  * Beyond the store's bytes_max (1 GiB) a publish that would be kept is nacked; without confirms it is dropped. RabbitMQ
- * would block the connection instead: here the consumers that could free the memory may wait for the same script. */
+ * would block the connection instead: here the consumers that could free the memory may wait for the same script.
+ * A stream keeps its messages in memory as well. What is rejected or requeued of it counts as settled; RabbitMQ would end
+ * the connection. "last" is the last message, not the last chunk. */
 #ifndef MX_EMBEDDED_H
 #define MX_EMBEDDED_H
 #include "link/link.h"
@@ -34,6 +36,7 @@ struct mx_reader {     /* a consumer */
     uint64_t tag;
     uint64_t served; /* when it got its last, among the readers of a queue with priorities */
     int64_t priority;
+    uint64_t offset; /* of a stream: what it gets next */
     uint32_t prefetch, slice;
     uint32_t out;    /* delivered and not settled: what prefetch limits */
     uint32_t budget; /* of the fill under way */
@@ -49,9 +52,9 @@ int mx_embedded_call(mx_link *link, const mx_call *c, uint32_t ticket);
 mx_inbox *mx_reader_open(mx_link *link, const mx_consume *o, uint32_t ticket);
 void mx_reader_cancel(mx_inbox *ib, uint32_t ticket);
 void mx_reader_close(mx_inbox *ib, uint32_t ticket);
-int mx_readers_fill(mx_link *link);     /* 1: somebody has room for more */
-void mx_readers_settle(mx_embedded *e); /* passes the verdicts of all its readers on */
-int mx_reader_will_have_room(const mx_reader *r);
-void mx_readers_lose(mx_queue *q);  /* the queue dies: what is delivered may still be read, its verdicts lead nowhere */
-void mx_readers_offer(mx_queue *q); /* hands out at once what there is room for */
+int mx_readers_fill(mx_link *link);      /* 1: somebody has room for more */
+void mx_readers_settle(mx_embedded *e);  /* passes the verdicts of all its readers on */
+int mx_reader_wants(const mx_reader *r); /* there is something for it, and it has room or will have */
+void mx_readers_lose(mx_queue *q);       /* the queue dies: what is delivered may still be read, its verdicts lead nowhere */
+void mx_readers_offer(mx_queue *q);      /* hands out at once what there is room for */
 #endif

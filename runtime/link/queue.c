@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 #include "base/clock.h"
 #include "link/death.h"
 
@@ -165,7 +166,13 @@ static void hand_over(mx_queue *q, uint64_t now) {
     drop_expired(q, now, &expired);
 }
 
+static void put_in_stream(mx_queue *q, mx_message *m);
+
 static int put_special(mx_queue *q, mx_message *m) {
+    if (q->special & MX_Q_STREAM) {
+        put_in_stream(q, m);
+        return 0;
+    }
     uint64_t due = due_of(q, m), now = due ? mx_clock_us() : 0;
     if (q->special & MX_Q_REFUSES || (due && due <= now)) offer(q);
     if (q->special & MX_Q_REFUSES && is_over(q, q->count + 1ull, q->bytes + m->size)) return refuse(q, m);
@@ -223,6 +230,61 @@ uint32_t mx_queue_purge(mx_queue *q) {
     return n;
 }
 
+/* ---- streams ---------------------------------------------------------------------------------------------------- */
+
+int64_t mx_stream_age_s(mx_span text) {
+    static const char units[] = "smhDMY";
+    static const int64_t seconds[] = {1, 60, 3600, 86400, 30 * 86400, 365 * 86400};
+    const char *unit = text.n > 1 ? memchr(units, text.p[text.n - 1], 6) : NULL;
+    int64_t n = unit ? mx_expiration_ms((mx_span){text.p, text.n - 1}) : -1;
+    return n < 0 || n > UINT32_MAX ? -1 : n * seconds[unit - units];
+}
+
+/* RabbitMQ drops whole segments; here it is to the message. */
+static void forget_old(mx_queue *q, uint32_t now) {
+    const mx_arg *age = &q->arg[MX_ARG_MAX_AGE];
+    int64_t oldest = age->type ? (int64_t)now - mx_stream_age_s(mx_span_of(age->text)) : 0;
+    while (q->count > 1 && (is_over(q, 0, q->bytes) || at(q->shelf, 0)->returns < oldest)) mx_message_unref(pop_message(q));
+}
+
+static void put_in_stream(mx_queue *q, mx_message *m) {
+    uint32_t now = (uint32_t)time(NULL);
+    *append(q, q->shelf) = (mx_held){.message = m, .place = q->place++, .returns = now};
+    if (q->special & MX_Q_LIMIT) q->bytes += m->size;
+    forget_old(q, now);
+}
+
+uint64_t mx_stream_first(const mx_queue *q) { return q->place - q->count; }
+const mx_held *mx_stream_at(const mx_queue *q, uint64_t offset) { return at(q->shelf, (uint32_t)(offset - mx_stream_first(q))); }
+
+static uint64_t offset_at(const mx_queue *q, int64_t since) {
+    uint64_t i = mx_stream_first(q);
+    while (i < q->place && mx_stream_at(q, i)->returns < since) i++;
+    return i;
+}
+
+static int offset_by_word(const mx_queue *q, mx_span word, uint64_t *offset) {
+    int64_t age = mx_stream_age_s(word);
+    if (mx_is(word, "first")) *offset = mx_stream_first(q);
+    else if (mx_is(word, "next")) *offset = q->place;
+    else if (mx_is(word, "last")) *offset = q->count ? q->place - 1 : q->place;
+    else if (age >= 0) *offset = offset_at(q, time(NULL) - age);
+    else return MX_EVALIDATION;
+    return 0;
+}
+
+int mx_stream_offset(const mx_queue *q, const mx_entry *asked, uint64_t *offset) {
+    uint64_t first = mx_stream_first(q);
+    *offset = q->place;
+    if (!asked->type) return 0;
+    if (asked->type == 'S') return offset_by_word(q, asked->text, offset);
+    if (asked->type == 'T') *offset = offset_at(q, asked->number);
+    else if (!mx_entry_is_integer(asked)) return MX_EVALIDATION;
+    else if (asked->number < (int64_t)first) *offset = first;
+    else if (asked->number < (int64_t)q->place) *offset = (uint64_t)asked->number;
+    return 0;
+}
+
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 
 static mx_span own_name(mx_store *s, char text[static 48]) {
@@ -238,6 +300,7 @@ static uint32_t special_of(const mx_arg *arg) {
     const char *overflow = arg[MX_ARG_OVERFLOW].text, *type = arg[MX_ARG_TYPE].text;
     uint32_t special = arg[MX_ARG_TTL].type ? MX_Q_TTL : 0;
     if (type && !strcmp(type, "quorum")) special |= MX_Q_QUORUM;
+    if (type && !strcmp(type, "stream")) special |= MX_Q_STREAM;
     if (arg[MX_ARG_MAX_LENGTH].type || arg[MX_ARG_MAX_BYTES].type) {
         special |= MX_Q_LIMIT;
         if (overflow && !strncmp(overflow, "reject-publish", 14)) special |= MX_Q_REFUSES;
@@ -263,6 +326,7 @@ mx_queue *mx_queue_new(mx_store *s, mx_span name, const mx_entry *args) {
         q->arg[i] =
             (mx_arg){args[i].type, args[i].number, args[i].type == 'S' ? mx_strndup(args[i].text.p, args[i].text.n) : NULL};
     q->special = special_of(q->arg);
+    if (q->special & MX_Q_STREAM) q->place = 0;
     build_shelves(q);
     q->ttl.fire = on_ttl;
     q->expires.fire = on_unused;

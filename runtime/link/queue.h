@@ -1,8 +1,9 @@
 /* queue.h - a queue of the embedded broker: what lies in it, in which order, how long and how much.
  *
  * Design: messages lie on shelves, rings ordered by place. Most queues have one. One with priorities has a shelf for
- * each, a quorum queue a second one for what came back; the highest shelf with something on it is the front. `special`
- * says in one word whether a message needs any care on its way in or out. */
+ * each, a quorum queue a second one for what came back; the highest shelf with something on it is the front. A stream's
+ * shelf is never taken from: its readers have places of their own. `special` says in one word whether a message needs
+ * any care on its way in or out. */
 #ifndef MX_QUEUE_H
 #define MX_QUEUE_H
 #include "base/timer.h"
@@ -18,7 +19,7 @@ typedef struct mx_held { /* a message in a queue, or delivered from it */
     mx_message *message;
     uint64_t place;   /* its order on the shelf: a requeued one goes back there */
     uint64_t due_us;  /* when it expires; 0: never */
-    uint32_t returns; /* how often it came back to a quorum queue */
+    uint32_t returns; /* how often it came back to a quorum queue; in a stream: when it came, in seconds since 1970 */
     uint32_t redelivered;
 } mx_held;
 
@@ -46,6 +47,9 @@ enum {
     MX_ARG_TYPE,
     MX_ARG_GROUP_SIZE,
     MX_ARG_LOCATOR,
+    MX_ARG_MAX_AGE,
+    MX_ARG_SEGMENT_SIZE,
+    MX_ARG_CLUSTER_SIZE,
     MX_ARG_DELIVERY_LIMIT,
     MX_ARGS
 };
@@ -55,7 +59,7 @@ typedef struct mx_arg {
     char *text; /* of a string; the queue's own */
 } mx_arg;
 
-enum { MX_Q_TTL = 1, MX_Q_LIMIT = 2, MX_Q_REFUSES = 4, MX_Q_PRIORITY = 8, MX_Q_QUORUM = 16, MX_Q_SINGLE = 32 };
+enum { MX_Q_TTL = 1, MX_Q_LIMIT = 2, MX_Q_REFUSES = 4, MX_Q_PRIORITY = 8, MX_Q_QUORUM = 16, MX_Q_SINGLE = 32, MX_Q_STREAM = 64 };
 
 struct mx_queue {
     mx_named named; /* first */
@@ -96,4 +100,11 @@ int mx_queue_take(mx_queue *q, mx_held *out, uint32_t *expired);
  * by_hand: requeued by its consumer, which did not just go away. */
 void mx_queue_return(mx_queue *q, const mx_held *h, int by_hand);
 uint32_t mx_queue_purge(mx_queue *q);
+
+/* Of a stream: what stands at an offset, which is at least mx_stream_first and below place; borrowed. */
+const mx_held *mx_stream_at(const mx_queue *q, uint64_t offset);
+uint64_t mx_stream_first(const mx_queue *q);
+/* Where a consumer starts that asked for it in x-stream-offset (its type 0: it did not); MX_EVALIDATION: it is none. */
+int mx_stream_offset(const mx_queue *q, const mx_entry *asked, uint64_t *offset);
+int64_t mx_stream_age_s(mx_span text); /* "7D": seconds; -1: no such age */
 #endif

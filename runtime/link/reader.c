@@ -48,11 +48,24 @@ static mx_reply *read_priority(reader *r, const mx_consume *o) {
     return NULL;
 }
 
-/* Quorum queues know no exclusive consumers. */
+/* Quorum queues and streams know no exclusive consumers. */
 static mx_reply *check_exclusive(const mx_queue *q, const reader *r) {
-    if (q->special & MX_Q_QUORUM) return NULL;
+    if (q->special & (MX_Q_QUORUM | MX_Q_STREAM)) return NULL;
     if (in_exclusive_use(q) || (r->exclusive && (q->consumers || q->special & MX_Q_SINGLE)))
         return mx_in_use(mx_name_of(&q->named));
+    return NULL;
+}
+
+static mx_reply *check_stream(const mx_queue *q, reader *r, const mx_consume *o) {
+    mx_entry f;
+    if (!(q->special & MX_Q_STREAM)) return NULL;
+    if (!o->prefetch)
+        return mx_refused(406, "PRECONDITION_FAILED - consumer prefetch count is not set for 'queue '%.*s' in vhost '/''",
+                          MX_TEXT(o->queue));
+    if (mx_entry_find(o->args, mx_span_of("x-priority"), &f))
+        return mx_bad_arg(o->queue, "x-priority", " of queue type rabbit_stream_queue");
+    mx_entry_find(o->args, mx_span_of("x-stream-offset"), &f);
+    if (mx_stream_offset(q, &f, &r->offset)) return mx_bad_arg(o->queue, "x-stream-offset", ": there is no such offset");
     return NULL;
 }
 
@@ -61,6 +74,7 @@ static mx_reply *check(embedded *e, reader *r, const mx_consume *o, mx_queue *q)
     if (q->owner && q->owner != e) return mx_is_locked(o->queue);
     if (mx_table_check(o->args.p, o->args.n)) return mx_refused(0, "broken arguments");
     mx_reply *bad = read_priority(r, o);
+    if (!bad) bad = check_stream(q, r, o);
     return bad ? bad : check_exclusive(q, r);
 }
 
@@ -146,7 +160,7 @@ static void conclude(reader *r, uint32_t i, int verdict) {
     if (m->own != h->message) mx_message_unref(m->own); /* a copy with x-delivery-count */
     m->own = NULL;
     r->out--;
-    if (verdict == MX_ACK || !r->queue || r->no_ack) mx_message_unref(h->message);
+    if (verdict == MX_ACK || !r->queue || r->no_ack || r->queue->special & MX_Q_STREAM) mx_message_unref(h->message);
     else if (verdict == MX_REJECT) mx_queue_bury(r->queue, h->message, "rejected");
     else mx_queue_return(r->queue, h, verdict == MX_REQUEUE);
 }
@@ -228,20 +242,19 @@ static uint32_t room(const reader *r) {
     return r->prefetch - r->out < free_slots ? r->prefetch - r->out : free_slots;
 }
 
-/* A copy that says how often it came back; the message itself when it has no room for that. */
-static mx_message *with_count(const mx_held *h) {
+/* A copy with a number among its headers; the message itself when it has no room for that. */
+static mx_message *with_number(mx_message *m, const char *key, uint64_t number) {
     static uint8_t headers[HEADERS_MAX], bytes[2 * HEADERS_MAX];
-    mx_message *m = h->message;
     mx_out o = {headers, headers + sizeof headers};
     mx_props p;
     mx_entry f;
     if (mx_props_decode(mx_message_props(m), m->props_size, &p)) return m;
     for (const uint8_t *at = p.headers.p, *end = at + p.headers.n; at < end;) {
         at += mx_entry_read(at, 1, &f);
-        if (!mx_is(f.key, "x-delivery-count")) mx_out_entry(&o, &f);
+        if (!mx_is(f.key, key)) mx_out_entry(&o, &f);
     }
-    mx_out_key(&o, mx_span_of("x-delivery-count"), 'l');
-    mx_out_number(&o, h->returns, 8);
+    mx_out_key(&o, mx_span_of(key), 'l');
+    mx_out_number(&o, number, 8);
     p.headers = (mx_span){headers, (size_t)(o.at - headers)};
     p.flags |= MX_P_HEADERS;
     int n = o.at < o.end ? mx_props_encode(&p, bytes, sizeof bytes) : -1;
@@ -251,10 +264,16 @@ static mx_message *with_count(const mx_held *h) {
     return mx_message_append(copy, mx_message_body(m), m->size);
 }
 
+/* What the consumer sees of it: of its queue as well, where it is not a plain one. */
+static mx_message *shown(const reader *r, const mx_held *h) {
+    if (r->queue->special & MX_Q_STREAM) return with_number(h->message, "x-stream-offset", h->place);
+    return with_number(h->message, "x-delivery-count", h->returns);
+}
+
 static void deliver(reader *r, const mx_held *h) {
     mx_inbox *ib = &r->base.inbox;
     mx_msg *m = mx_inbox_slot(ib);
-    mx_inbox_point(m, h->returns ? with_count(h) : h->message);
+    mx_inbox_point(m, h->returns ? shown(r, h) : h->message);
     m->redelivered = h->redelivered;
     m->tag = ++r->tag;
     r->held[ib->tail & ib->mask] = *h;
@@ -290,12 +309,34 @@ static reader *next_reader(mx_queue *q) {
     return r;
 }
 
+static int has_more(const reader *r) {
+    const mx_queue *q = r->queue;
+    return q->special & MX_Q_STREAM ? r->offset < q->place : q->count != 0;
+}
+
+/* Each reader of a stream gets a slice of its own. */
+static int serve_stream(mx_queue *q) {
+    int more = 0;
+    give_budgets(q);
+    for (reader *r = q->readers; r; r = r->beside) {
+        if (r->offset < mx_stream_first(q)) r->offset = mx_stream_first(q); /* what it had still to get is forgotten */
+        for (; r->budget && has_more(r); r->budget--) {
+            const mx_held *h = mx_stream_at(q, r->offset++);
+            mx_message_ref(h->message);
+            deliver(r, h);
+        }
+        more |= has_more(r) && room(r);
+    }
+    return more;
+}
+
 /* One slice for each reader of the queue, one message each in turn. 1: somebody has room for more. */
 static int serve(mx_queue *q, uint32_t *expired) {
     mx_held held;
     reader *r;
     mx_store *s = q->store;
     int more = 0;
+    if (q->special & MX_Q_STREAM) return serve_stream(q);
     mx_letters_hold(s); /* a letter to this queue must not be served in the middle */
     give_budgets(q);
     while (q->count && (r = next_reader(q))) {
@@ -336,12 +377,14 @@ void mx_readers_settle(embedded *e) {
     for (reader *r = e->readers; r; r = r->next) {
         uint32_t before = r->out;
         if (r->base.inbox.settled == r->base.inbox.head) continue;
-        if (settle(r) || (r->out != before && r->queue && r->queue->count)) mx_embedded_wake(e);
+        if (settle(r) || (r->out != before && r->queue && has_more(r))) mx_embedded_wake(e);
     }
 }
 
 /* Also when its verdicts were not passed on yet: its link may be flushed after the publisher's. */
-int mx_reader_will_have_room(const reader *r) {
+static int will_have_room(const reader *r) {
     const mx_inbox *ib = &r->base.inbox;
-    return room(r) || (r->subscribed && !r->standby && ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict);
+    return room(r) || (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict);
 }
+
+int mx_reader_wants(const reader *r) { return r->subscribed && !r->standby && has_more(r) && will_have_room(r); }

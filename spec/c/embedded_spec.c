@@ -212,7 +212,7 @@ static void embedded_refuses_arguments_of_other_kinds_of_queue(void **st) {
                         "rabbit_classic_queue");
     add_text(&stream, "x-queue-type", "stream");
     assert_int_equal(queue_args("q", &stream), MX_ECHANNEL);
-    assert_refused(540, "NOT_IMPLEMENTED - mem:// has no streams");
+    assert_refused(406, "PRECONDITION_FAILED - invalid property 'non-durable' for queue 'q' in vhost '/'");
     assert_int_equal(count("q"), -1);
     add_text(&fine, "x-queue-mode", "lazy");
     add_int(&fine, "mine", 1);
@@ -778,6 +778,54 @@ static void embedded_quorum_queue_takes_first_what_a_consumer_left(void **st) {
     expect(ib, "1", 1), expect(ib, "2", 0);
 }
 
+static mx_inbox *consume_stream(const char *from, uint32_t prefetch) {
+    table t = {.n = 0};
+    add_text(&t, "x-stream-offset", from);
+    mx_consume c = {.queue = S("s"), .tag = S("t"), .prefetch = prefetch, .args = {t.bytes, t.n}};
+    uint32_t number = ticket();
+    mx_inbox *ib = mx_link_consume(l, &c, number);
+    assert_int_equal(outcome(number), 0);
+    return ib;
+}
+
+static void declare_stream(int32_t bytes) {
+    table t = {.n = 0};
+    add_text(&t, "x-queue-type", "stream");
+    if (bytes) add_int(&t, "x-max-length-bytes", bytes);
+    assert_int_equal(op((mx_call){.op = MX_DECLARE_QUEUE, .flags = MX_F_DURABLE, .name = S("s"), .args = {t.bytes, t.n}}), 0);
+}
+
+static void embedded_stream_is_read_by_each_consumer(void **st) {
+    (void)st;
+    declare_stream(0);
+    publish("s", "0"), publish("s", "1");
+    mx_inbox *first = consume_stream("first", 1), *next = consume_stream("next", 4);
+    expect(first, "0", 0);
+    assert_int_equal(waiting(next), 0);
+    double seq = publish("s", "2");
+    expect(next, "2", 0);
+    flush();
+    assert_int_equal(state(seq), MX_CONFIRMED); /* the one without room holds nobody up, nor does what everybody has read */
+    verdict(first, 0, MX_REJECT);
+    flush();
+    expect(first, "1", 0);
+    assert_int_equal(count("s"), 3);
+}
+
+static void embedded_stream_forgets_its_oldest(void **st) {
+    (void)st;
+    declare_stream(4);
+    publish("s", "aa"), publish("s", "bb");
+    mx_inbox *slow = consume_stream("first", 1);
+    expect(slow, "aa", 0);
+    publish("s", "cc"), publish("s", "dd"), publish("s", "ee");
+    assert_int_equal(count("s"), 2);
+    verdict(slow, 0, MX_ACK);
+    flush();
+    expect(slow, "dd", 0); /* it missed what is gone */
+    expect(consume_stream("first", 1), "dd", 0);
+}
+
 enum { INBOXES = 6 };
 static mx_inbox *inboxes[INBOXES];
 
@@ -789,7 +837,11 @@ static void declare_by_chance(const char *q) {
     if (rand() % 3 == 0) add_int(&t, "x-max-length", rand() % 4);
     if (rand() % 3 == 0) add_text(&t, "x-overflow", overflows[rand() % 3]);
     if (rand() % 3 == 0) add_int(&t, "x-message-ttl", rand() % 3);
-    if (rand() % 4 == 0) add_int(&t, "x-max-priority", 3);
+    if (rand() % 6 == 0) {
+        t.n = 0;
+        add_text(&t, "x-queue-type", "stream");
+        if (rand() % 2) add_int(&t, "x-max-length-bytes", 60);
+    } else if (rand() % 4 == 0) add_int(&t, "x-max-priority", 3);
     else if (rand() % 3 == 0) add_text(&t, "x-queue-type", "quorum"), add_int(&t, "x-delivery-limit", rand() % 3);
     op((mx_call){.op = MX_DECLARE_QUEUE, .flags = MX_F_DURABLE, .name = S(q), .args = {t.bytes, t.n}});
 }
@@ -925,6 +977,8 @@ int main(void) {
         CASE(embedded_standby_consumer_holds_nobody_up),
         CASE(embedded_nacks_what_a_full_queue_refuses),
         CASE(embedded_quorum_queue_takes_first_what_a_consumer_left),
+        CASE(embedded_stream_is_read_by_each_consumer),
+        CASE(embedded_stream_forgets_its_oldest),
         CASE(embedded_stands_whatever_comes),
         CASE(embedded_wakes_for_whatever_it_did),
     };
