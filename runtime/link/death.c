@@ -7,10 +7,12 @@
 
 enum { DEATH_ROOM = 131072 }; /* headers that would grow beyond it lose their x-death, not the message */
 enum { OTHERS_MAX = 512 };    /* earlier deaths that are kept */
+enum { HOPS_MAX = 100 };      /* circles that RabbitMQ does not see would never let go of the loop */
 typedef struct mx_letter {
     struct mx_letter *next;
     mx_message *message;
-    int by_hand; /* rejected: it may go in circles */
+    int by_hand;   /* rejected: it may go in circles */
+    uint32_t hops; /* letters in whose wake it came, in one go */
 } mx_letter;
 
 typedef struct death {
@@ -174,10 +176,11 @@ static mx_message *letter_of(const mx_queue *q, mx_message *m, const char *reaso
 
 void mx_queue_bury(mx_queue *q, mx_message *m, const char *reason) {
     mx_store *s = q->store;
-    if (q->arg[MX_ARG_DEAD_EXCHANGE].type) {
+    if (q->arg[MX_ARG_DEAD_EXCHANGE].type && s->hops < HOPS_MAX) {
         mx_letter *l = mx_zalloc(sizeof *l);
         l->message = letter_of(q, m, reason);
         l->by_hand = !strcmp(reason, "rejected");
+        l->hops = s->hops + 1;
         mx_letters_hold(s);
         *s->last_letter = l;
         s->last_letter = &l->next;
@@ -204,7 +207,9 @@ void mx_letters_send(mx_store *s) {
     for (mx_letter *l; (l = s->letters); free(l)) {
         if (!(s->letters = l->next)) s->last_letter = &s->letters;
         s->holding++;
+        s->hops = l->hops;
         send(s, l);
+        s->hops = 0;
         s->holding--;
     }
 }

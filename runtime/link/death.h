@@ -1,7 +1,8 @@
 /* death.h - dead letters: what becomes of a message that a queue gives up, written into it as RabbitMQ 3.10 writes it.
  *
  * A letter is sent when nothing is on its way any more (mx_letters_release), so that a publish never meets the letters
- * it caused. Not kept from a BCC: its keys are not among those a letter goes by. */
+ * it caused. One that moved on a hundred times in one go is dropped. Not kept from a BCC: its keys are not among those
+ * a letter goes by. */
 #ifndef MX_DEATH_H
 #define MX_DEATH_H
 #include "link/store.h"

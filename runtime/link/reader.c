@@ -152,8 +152,8 @@ static void leave_queue(reader *r) {
 
 /* ---- verdicts --------------------------------------------------------------------------------------------------- */
 
-/* Ends what the reader held at a position: its message goes on to whom the verdict says. MX_UNSETTLED: the reader went,
- * and MX_FORGET: the broker never heard of it. */
+/* Ends what the reader held at a position: its message goes on to whom the verdict says. MX_UNSETTLED: the reader
+ * went. */
 static void conclude(reader *r, uint32_t i, int verdict) {
     mx_msg *m = mx_inbox_at(&r->base.inbox, i);
     mx_held *h = &r->held[i & r->base.inbox.mask];

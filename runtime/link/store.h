@@ -65,6 +65,7 @@ struct mx_store {
     uint32_t key_room;
     struct mx_letter *letters, **last_letter; /* dead ones on their way; last_letter: where the next one goes */
     uint32_t holding;                         /* they wait while it is not 0 */
+    uint32_t hops;                            /* of the one under way */
 };
 
 /* The store of that name, made with the predeclared exchanges when new. After the last put it sleeps with all it

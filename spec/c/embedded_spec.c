@@ -868,7 +868,7 @@ static void settle_by_chance(void) {
     if (rand() % 8 == 0) mx_inbox_cancel(ib, 0);
     if (ib->head != ib->tail) ib->head++;
     for (uint32_t i = ib->settled; i != ib->head; i++)
-        if (rand() % 2 && !mx_inbox_at(ib, i)->verdict) verdict(ib, i, MX_ACK + rand() % 4);
+        if (rand() % 2 && !mx_inbox_at(ib, i)->verdict) verdict(ib, i, MX_ACK + rand() % 3);
 }
 
 static void publish_by_chance(const char *q) {

@@ -230,6 +230,20 @@ static void queue_letters_end_in_a_circle(void **state) {
     assert_int_equal(mx_message_bytes(), 0);
 }
 
+/* A rejection in the middle makes RabbitMQ, and so us, think that somebody stops it. */
+static void queue_letters_end_where_no_circle_is_seen(void **state) {
+    (void)state;
+    number(MX_ARG_MAX_LENGTH, 1), dead_to("b");
+    mx_queue *a = queue("a");
+    number(MX_ARG_MAX_LENGTH, 0), dead_to("a");
+    queue("b");
+    put(a, "x");
+    mx_held h = take(a);
+    put(a, "y");
+    mx_queue_bury(a, h.message, "rejected");
+    assert_true(a->count <= 1);
+}
+
 static void queue_expires_at_its_head(void **state) {
     (void)state;
     mx_queue *dead = queue("dead");
@@ -322,6 +336,7 @@ int main(void) {
         CASE(queue_of_quorum_buries_beyond_its_limit),
         CASE(queue_sends_a_chain_of_letters_in_order),
         CASE(queue_letters_end_in_a_circle),
+        CASE(queue_letters_end_where_no_circle_is_seen),
         CASE(queue_expires_at_its_head),
         CASE(queue_does_after_sleep_what_came_due),
         CASE(letter_survives_headers_that_would_grow_too_long),
