@@ -34,7 +34,7 @@ describe("topology, called wrongly", function()
     { { bind = "x" }, "option 'bind': expected a table" },
     { { bind = { { "amq.topic", 5 } } }, "option 'bind': expected { exchange, key, args } at %[1%]" },
     { { bind = { { "amq.topic", "k" }, "amq.topic" } }, "option 'bind': expected { exchange, key, args } at %[2%]" },
-    { { args = "x" }, "option 'args': expected a table" }, { 5, "expected a table of options, got 5" },
+    { { args = "x" }, "option 'args': expected a table" },
   } do
     it("raises over a queue's options: " .. row[2]:gsub("%%", ""), function()
       raises(row[2], function() c:queue("q", row[1]) end)
@@ -68,7 +68,9 @@ describe("topology, called wrongly", function()
 
   it("raises over a part of the topology that there is not", function()
     raises("mx.topology: unknown option 'exchange', did you mean 'exchanges'%?", function() c:topology { exchange = {} } end)
-    raises("mx.topology: expected a table of options, got nil", function() c:topology() end)
+    raises("bad argument #2 to queue: expected a table, got 5", function() c:queue("q", 5) end)
+    raises("mx.queue: expected a table of options, got 5", function() c:topology { queues = { q = 5 } } end)
+    raises("bad argument #1 to topology: expected a table, got nil", function() c:topology() end)
   end)
 
   it("answers an error for a name that AMQP cannot carry", function()
