@@ -322,8 +322,6 @@ end)
 
 on_each_broker("a publish that cannot be", function(connect, name)
   for _, row in ipairs {
-    { "an expiration above ten years", { expiration = 315360000.001 },
-      "invalid expiration '315360000001': {value_too_large,315360000001}" },
     { "a CC that is text", { headers = { CC = "q" } }, 'invalid message: {unacceptable_type_in_header,"CC",longstr}' },
     { "a BCC that is a number", { headers = { BCC = 5 } }, 'invalid message: {unacceptable_type_in_header,"BCC",long}' },
   } do
@@ -331,12 +329,12 @@ on_each_broker("a publish that cannot be", function(connect, name)
       local c = connect()
       local q = assert(c:queue(name "there", { exclusive = true, durable = false }))
       refused(406, "PRECONDITION_FAILED - " .. row[3], c:publish("", q, "x", row[2]))
-      assert.is_true(c:publish("", q, "y", { expiration = 315360000 }))
+      assert.is_true(c:publish("", q, "y", { expiration = 4294967 }))
     end)
   end
 
-  it("names a missing exchange before a wrong expiration", function()
-    refused(404, "NOT_FOUND - no exchange 'x.none' in vhost '/'", connect():publish("x.none", "k", "x", { expiration = 2 ^ 40 }))
+  it("names a missing exchange before a wrong CC", function()
+    refused(404, "NOT_FOUND - no exchange 'x.none' in vhost '/'", connect():publish("x.none", "k", "x", { headers = { CC = 5 } }))
   end)
 
   it("is refused at an internal exchange", function()
