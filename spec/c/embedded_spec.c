@@ -812,6 +812,15 @@ static void embedded_stream_is_read_by_each_consumer(void **st) {
     assert_int_equal(count("s"), 3);
 }
 
+static void embedded_stream_asks_for_a_prefetch(void **st) {
+    (void)st;
+    declare_stream(0);
+    consume("s", 0);
+    assert_refused(406, "PRECONDITION_FAILED - consumer prefetch count is not set for 'queue 's' in vhost '/''");
+    assert_int_equal(op((mx_call){.op = MX_PURGE, .name = S("s")}), MX_ECHANNEL);
+    assert_refused(540, "NOT_IMPLEMENTED - queue.purge not supported by stream queues queue 's' in vhost '/'");
+}
+
 static void embedded_stream_forgets_its_oldest(void **st) {
     (void)st;
     declare_stream(4);
@@ -978,6 +987,7 @@ int main(void) {
         CASE(embedded_nacks_what_a_full_queue_refuses),
         CASE(embedded_quorum_queue_takes_first_what_a_consumer_left),
         CASE(embedded_stream_is_read_by_each_consumer),
+        CASE(embedded_stream_asks_for_a_prefetch),
         CASE(embedded_stream_forgets_its_oldest),
         CASE(embedded_stands_whatever_comes),
         CASE(embedded_wakes_for_whatever_it_did),
