@@ -12,13 +12,14 @@ local span = M.span
 
 local OP = { queue = 0, exchange = 1, bind = 2, unbind = 3, bind_exchange = 4, purge = 5, delete_queue = 6, delete_exchange = 7 }
 
--- What a 406 means: what is there, and what was asked for.
+-- What a 406 means: what is there, and what was asked for; also as e.differs = { argument, there, asked }.
 local function explain(e, what)
   local arg, got, current = e.message:match "inequivalent arg '(.-)' for .- in vhost '.-': received (.+) but current is (.+)$"
   if not arg then return e end
   local function value(s) return s:match "^the value '(.*)' of type" or s:match "^'(.*)'$" or s end
   local said = e.message:sub(#what + 3)
-  e.message = ("%s exists with %s=%s, script says %s (%s)"):format(what, arg, value(current), value(got), said)
+  e.differs = { argument = arg, there = value(current), asked = value(got) }
+  e.message = ("%s exists with %s=%s, script says %s (%s)"):format(what, arg, e.differs.there, e.differs.asked, said)
   return e
 end
 
@@ -106,9 +107,10 @@ local function declare_kept(conn, name, o, args)
   while true do
     local reply, e = declare(conn, name, o, args)
     if reply or e.reply_code ~= 406 then return reply, e end
-    local arg, current = tostring(e):match "inequivalent arg '(x%-dead%-letter%-[^']+)' .- but current is ([^)]+)"
-    local value = current and (current:match "^the value '(.*)' of type" or current:match "^'(.*)'")
-    if not arg or args[arg] == value then return nil, e end
+    local differs = e.differs
+    if not differs or not differs.argument:find "^x%-dead%-letter%-" then return nil, e end
+    local arg, value = differs.argument, differs.there ~= "none" and differs.there or nil
+    if args[arg] == value then return nil, e end
     if not said then log.warn("the queue is kept with the dead-letter arguments that it has", { queue = name, error = tostring(e) }) end
     said, args[arg] = true, value
     if not args["x-dead-letter-exchange"] then args["x-dead-letter-routing-key"] = nil end

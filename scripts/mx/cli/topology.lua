@@ -65,10 +65,8 @@ end
 -- Beside the broker -----------------------------------------------------------------------------------------------
 
 local function explained(e)
-  local text = tostring(e)
-  local what, got, current = text:match "inequivalent arg '([^']+)'.-: received (.-) but current is (.-)$"
-  if not what then return text end
-  return ("%s is %s, the script says %s"):format(what, current:gsub("['\"]", ""), (got:gsub("['\"]", "")))
+  if not e.differs then return tostring(e) end
+  return ("%s is %s, the script says %s"):format(e.differs.argument, e.differs.there, e.differs.asked)
 end
 
 -- "same", "missing" or "differs", and how. Declaring again what exists changes nothing.
