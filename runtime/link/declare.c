@@ -1,6 +1,6 @@
 /* declare.c - the calls that build and change what a mem:// broker holds. */
 #include <stdio.h>
-#include "link/answer.h"
+#include "broker/answer.h"
 #include "link/embedded.h"
 #include "message/props.h"
 

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
-#include "link/answer.h"
-#include "link/death.h"
+#include "broker/answer.h"
+#include "broker/death.h"
 #include "message/props.h"
 
 enum { PROPS_MAX = 131052, STAMP_EVERY = 64 };

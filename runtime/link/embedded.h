@@ -7,7 +7,7 @@
 #ifndef MX_EMBEDDED_H
 #define MX_EMBEDDED_H
 #include "link/link.h"
-#include "link/store.h"
+#include "broker/store.h"
 
 typedef struct mx_embedded mx_embedded;
 typedef struct mx_reader mx_reader;

@@ -1,8 +1,8 @@
 /* reader.c - the consumers of a mem:// broker: who gets what, and what their verdicts do. */
 #include <stdlib.h>
 #include <string.h>
-#include "link/answer.h"
-#include "link/death.h"
+#include "broker/answer.h"
+#include "broker/death.h"
 #include "link/embedded.h"
 #include "message/props.h"
 

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 #include "base/clock.h"
 #include "link/link.h"
-#include "link/store.h"
+#include "broker/store.h"
 
 enum { TABLE_ROOM = 512 };
 static mx_runtime rt;

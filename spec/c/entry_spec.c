@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "link/entry.h"
-#include "link/names.h"
+#include "broker/entry.h"
+#include "broker/names.h"
 #include "message/props.h"
 
 static mx_span S(const char *text) { return mx_span_of(text); }

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "base/clock.h"
-#include "link/death.h"
+#include "broker/death.h"
 #include "message/props.h"
 
 static mx_timers timers;

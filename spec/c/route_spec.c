@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "link/store.h"
+#include "broker/store.h"
 
 static mx_timers timers;
 static mx_store *s;

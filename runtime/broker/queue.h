@@ -7,8 +7,8 @@
 #ifndef MX_QUEUE_H
 #define MX_QUEUE_H
 #include "base/timer.h"
-#include "link/entry.h"
-#include "link/names.h"
+#include "broker/entry.h"
+#include "broker/names.h"
 #include "message/message.h"
 
 typedef struct mx_queue mx_queue;

@@ -1,5 +1,5 @@
 /* names.c - a hash table of what has a name. */
-#include "link/names.h"
+#include "broker/names.h"
 #include <stdlib.h>
 
 enum { BUCKETS = 16 };

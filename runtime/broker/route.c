@@ -1,7 +1,7 @@
 /* route.c - which queues a message reaches: the walk over bindings, and the cache of what it found. */
 #include <stdlib.h>
 #include <string.h>
-#include "link/store.h"
+#include "broker/store.h"
 
 typedef struct words { /* what is left of a pattern or key; p NULL: no word is left */
     const uint8_t *p, *end;

@@ -1,5 +1,5 @@
 /* answer.c - what the embedded broker says. */
-#include "link/answer.h"
+#include "broker/answer.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

@@ -2,7 +2,7 @@
 #ifndef MX_ANSWER_H
 #define MX_ANSWER_H
 #include "base/wait.h"
-#include "link/queue.h"
+#include "broker/queue.h"
 
 #define MX_TEXT(s) (int)(s).n, (const char *)(s).p /* for %.*s */
 

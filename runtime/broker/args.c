@@ -1,7 +1,7 @@
 /* args.c - the arguments of queue.declare: which there are, what each may be, and which kind of queue takes it. */
 #include <stdio.h>
 #include <string.h>
-#include "link/answer.h"
+#include "broker/answer.h"
 
 enum { CLASSIC = 1, QUORUM = 2, STREAM = 4 };
 enum kind { WHOLE, TEXT, YES_OR_NO };

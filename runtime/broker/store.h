@@ -6,9 +6,9 @@
 #ifndef MX_STORE_H
 #define MX_STORE_H
 #include "base/timer.h"
-#include "link/entry.h"
-#include "link/names.h"
-#include "link/queue.h"
+#include "broker/entry.h"
+#include "broker/names.h"
+#include "broker/queue.h"
 
 enum { MX_EX_DIRECT, MX_EX_FANOUT, MX_EX_TOPIC, MX_EX_HEADERS };
 enum { MX_MATCH_ALL, MX_MATCH_ANY, MX_MATCH_ALL_WITH_X, MX_MATCH_ANY_WITH_X };

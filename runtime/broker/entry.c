@@ -1,8 +1,8 @@
 /* entry.c - the entries of AMQP field tables. */
-#include "link/entry.h"
+#include "broker/entry.h"
 #include <stdlib.h>
 #include <string.h>
-#include "link/names.h"
+#include "broker/names.h"
 
 enum { NESTED = 100 };
 static const struct {

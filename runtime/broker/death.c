@@ -1,5 +1,5 @@
 /* death.c - dead letters. */
-#include "link/death.h"
+#include "broker/death.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

@@ -1,5 +1,5 @@
 /* store.c - the embedded brokers of a process by name; exchanges and bindings. */
-#include "link/store.h"
+#include "broker/store.h"
 #include <stdlib.h>
 #include <string.h>
 

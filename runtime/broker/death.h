@@ -5,7 +5,7 @@
  * a letter goes by. */
 #ifndef MX_DEATH_H
 #define MX_DEATH_H
-#include "link/store.h"
+#include "broker/store.h"
 
 /* To the dead-letter exchange, or dropped; the reference passes. reason: "rejected", "expired", "maxlen", "delivery_limit". */
 void mx_queue_bury(mx_queue *q, mx_message *m, const char *reason);

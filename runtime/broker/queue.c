@@ -1,12 +1,12 @@
 /* queue.c - a queue of the embedded broker. */
-#include "link/queue.h"
+#include "broker/queue.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 #include "base/clock.h"
-#include "link/death.h"
+#include "broker/death.h"
 
 enum { ROOM = 16 };
 
