@@ -5,7 +5,14 @@
 #include <sys/random.h>
 #include "base/clock.h"
 
-enum { WINDOW_MAX = 1 << 20, FAILURES_MAX = 1 << 20, HALF_ID = 16, NUMBER_BITS = 20, SEQ_BITS = 44 };
+enum {
+    WINDOW_MAX = 1 << 20,
+    FAILURES_MAX = 1 << 20,
+    PROCESS_ID = 9,
+    COUNT = MX_ID_SIZE - PROCESS_ID,
+    NUMBER_BITS = 20,
+    SEQ_BITS = 44
+};
 #define NEVER UINT64_MAX
 
 typedef struct entry {
@@ -40,34 +47,33 @@ typedef struct run {
     uint64_t now, stamp, count;
 } run;
 
-static char process_id[HALF_ID];
+static char process_id[PROCESS_ID];
 static uint32_t numbers;
 
 static entry *at(const mx_confirm *c, uint64_t seq) { return &c->ring->slot[seq & c->mask]; }
 static uint64_t settled(const mx_confirm *c) { return (uint64_t)c->pub.settled; }
 static uint64_t published(const mx_confirm *c) { return (uint64_t)c->pub.seq; }
 
-static void hex8(uint8_t *to, uint32_t v) {
-    uint64_t x = v;
-    x = (x << 16 | x) & 0x0000ffff0000ffff;
-    x = (x << 8 | x) & 0x00ff00ff00ff00ff;
-    x = (x << 4 | x) & 0x0f0f0f0f0f0f0f0f;
-    uint64_t letters = (x + 0x0606060606060606) >> 4 & 0x0101010101010101;
-    x = __builtin_bswap64(x + 0x3030303030303030 + letters * ('a' - '0' - 10));
-    memcpy(to, &x, 8);
+static void write64(uint8_t *to, int n, uint64_t v) {
+    static const char letters[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz-";
+    for (int i = n - 1; i >= 0; i--, v >>= 6) to[i] = (uint8_t)letters[v & 63];
 }
 
-static void hex16(uint8_t *to, uint64_t v) {
-    hex8(to, (uint32_t)(v >> 32));
-    hex8(to + 8, (uint32_t)v);
+static int digit64(int c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'Z' ? c - 'A' + 10
+           : c == '_'             ? 36
+           : c >= 'a' && c <= 'z' ? c - 'a' + 37
+           : c == '-'             ? 63
+                                  : -1;
 }
 
-static int unhex16(const uint8_t *p, uint64_t *v) {
+static int read64(const uint8_t *p, int n, uint64_t *v) {
     *v = 0;
-    for (int i = 0; i < HALF_ID; i++) {
-        int c = p[i], digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    for (int i = 0; i < n; i++) {
+        int digit = digit64(p[i]);
         if (digit < 0) return 0;
-        *v = *v << 4 | (unsigned)digit;
+        *v = *v << 6 | (unsigned)digit;
     }
     return 1;
 }
@@ -76,7 +82,7 @@ static void name_process(void) {
     uint64_t id;
     if (process_id[0]) return;
     if (getrandom(&id, sizeof id, 0) != sizeof id) abort();
-    hex16((uint8_t *)process_id, id);
+    write64((uint8_t *)process_id, PROCESS_ID, id);
 }
 
 /* At least 1: 0 means that there is no deadline. */
@@ -299,7 +305,7 @@ static int is_pending(const mx_confirm *c, uint64_t seq) { return seq > settled(
 /* The sequence number in an id of ours, 0 when it is not of this publisher. */
 static uint64_t seq_of(const mx_confirm *c, mx_span id) {
     uint64_t v, own = c->number & ((1u << NUMBER_BITS) - 1);
-    if (id.n != MX_ID_SIZE || memcmp(id.p, process_id, HALF_ID) || !unhex16(id.p + HALF_ID, &v)) return 0;
+    if (id.n != MX_ID_SIZE || memcmp(id.p, process_id, PROCESS_ID) || !read64(id.p + PROCESS_ID, COUNT, &v)) return 0;
     return v >> SEQ_BITS == own ? v & ((1ull << SEQ_BITS) - 1) : 0;
 }
 
@@ -353,8 +359,8 @@ uint64_t mx_confirm_hash(mx_span id, mx_span exchange, mx_span key) {
 }
 
 static void id_of(const mx_confirm *c, uint64_t seq, uint8_t *id) {
-    memcpy(id, process_id, HALF_ID);
-    hex16(id + HALF_ID, (uint64_t)c->number << SEQ_BITS | (seq & ((1ull << SEQ_BITS) - 1)));
+    memcpy(id, process_id, PROCESS_ID);
+    write64(id + PROCESS_ID, COUNT, (uint64_t)c->number << SEQ_BITS | (seq & ((1ull << SEQ_BITS) - 1)));
 }
 
 void mx_confirm_id(const mx_confirm *c, uint8_t id[MX_ID_SIZE]) { id_of(c, published(c) + 1, id); }

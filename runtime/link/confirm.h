@@ -41,8 +41,9 @@ void mx_confirm_return(mx_confirm *c, mx_span id, mx_span exchange, mx_span key)
 void mx_confirm_returned(mx_confirm *c, double seq); /* the same, by number */
 void mx_confirm_lose(mx_confirm *c);                 /* the channel is gone: everything pending ends as lost */
 uint64_t mx_confirm_hash(mx_span id, mx_span exchange, mx_span key);
-/* Our message id for the next publish: 16 hex digits of the process, the publisher's number, the sequence number. */
-enum { MX_ID_SIZE = 32 };
+/* Our message id for the next publish, of letters, digits, _ and -: 9 by chance for the process, 11 of the publisher's number
+ * and the sequence number. With 32 characters RabbitMQ took a fifth fewer persistent messages of 64 bytes. */
+enum { MX_ID_SIZE = 20 };
 void mx_confirm_id(const mx_confirm *c, uint8_t id[MX_ID_SIZE]);
 /* The given ones, or own: a copy with our id, which lies in id, when they have none. */
 const mx_props *mx_confirm_props(const mx_confirm *c, const mx_props *given, mx_props *own, uint8_t id[MX_ID_SIZE]);

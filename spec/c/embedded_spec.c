@@ -408,7 +408,7 @@ static void embedded_gives_a_message_an_id(void **st) {
     assert_int_equal(mx_props_decode(m->props, m->props_size, &props), 0);
     assert_int_equal(props.flags, MX_P_DELIVERY_MODE | MX_P_MESSAGE_ID);
     assert_int_equal(props.delivery_mode, 2);
-    assert_int_equal(props.message_id.n, 32);
+    assert_int_equal(props.message_id.n, MX_ID_SIZE);
 }
 
 /* ---- consuming */
