@@ -3,33 +3,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include "broker/names.h"
+#include "message/table.h"
 
-enum { NESTED = 100 };
-static const struct {
-    const char *name; /* RabbitMQ's */
-    uint8_t size;     /* of the value behind its type */
-} types[256] = {
-    ['t'] = {"bool", 1},          ['b'] = {"byte", 1},       ['B'] = {"unsignedbyte", 1}, ['s'] = {"short", 2},
-    ['u'] = {"unsignedshort", 2}, ['I'] = {"signedint", 4},  ['i'] = {"unsignedint", 4},  ['l'] = {"long", 8},
-    ['L'] = {"long", 8},          ['f'] = {"float", 4},      ['d'] = {"double", 8},       ['D'] = {"decimal", 5},
-    ['T'] = {"timestamp", 8},     ['V'] = {"void", 0},       ['S'] = {"longstr", NESTED}, ['x'] = {"binary", NESTED},
-    ['A'] = {"array", NESTED},    ['F'] = {"table", NESTED},
+/* RabbitMQ's words. */
+static const char *const names[256] = {
+    ['t'] = "bool",        ['b'] = "byte", ['B'] = "unsignedbyte", ['s'] = "short",  ['u'] = "unsignedshort", ['I'] = "signedint",
+    ['i'] = "unsignedint", ['l'] = "long", ['L'] = "long",         ['f'] = "float",  ['d'] = "double",        ['D'] = "decimal",
+    ['T'] = "timestamp",   ['V'] = "void", ['S'] = "longstr",      ['x'] = "binary", ['A'] = "array",         ['F'] = "table",
 };
 
 static uint64_t big_endian(const uint8_t *p, size_t n) {
     uint64_t v = 0;
     while (n--) v = v << 8 | *p++;
     return v;
-}
-
-static int64_t integer(int type, const uint8_t *p, size_t n) {
-    uint64_t v = big_endian(p, n);
-    switch (type) {
-    case 'b': return (int8_t)v;
-    case 's': return (int16_t)v;
-    case 'I': return (int32_t)v;
-    }
-    return (int64_t)v;
 }
 
 static double real(int type, const uint8_t *p) {
@@ -45,17 +31,13 @@ static double real(int type, const uint8_t *p) {
 static int is_real(int type) { return type == 'f' || type == 'd'; }
 
 size_t mx_entry_read(const uint8_t *p, int named, mx_entry *out) {
-    size_t k = named ? 1u + p[0] : 0;
-    const uint8_t *v = p + k;
-    size_t size = types[*v].size;
-    *out = (mx_entry){.key = {p + 1, named ? p[0] : 0}, .type = *v};
-    if (size == NESTED) {
-        out->text = (mx_span){v + 5, big_endian(v + 1, 4)};
-        size = 4 + out->text.n;
-    } else if (is_real(*v)) out->real = real(*v, v + 1);
-    else out->number = integer(*v, v + 1, size);
-    out->bytes = (mx_span){v, 1 + size};
-    return k + 1 + size;
+    mx_span rest = {p, PTRDIFF_MAX}; /* a checked table ends its walk itself */
+    mx_field f;
+    mx_table_next(&rest, named, &f);
+    *out = (mx_entry){.key = f.key, .type = f.type, .bytes = f.whole};
+    if (is_real(f.type)) out->real = real(f.type, f.value.p);
+    else if (!mx_field_integer(&f, &out->number)) out->text = f.value;
+    return (size_t)(rest.p - p);
 }
 
 int mx_entry_find(mx_span table, mx_span key, mx_entry *out) {
@@ -82,7 +64,7 @@ int mx_entry_equal(const mx_entry *a, const mx_entry *b) {
     return mx_same(a->bytes, b->bytes);
 }
 
-const char *mx_entry_type_name(int type) { return types[type & 0xff].name; }
+const char *mx_entry_type_name(int type) { return names[type & 0xff]; }
 
 void mx_out_bytes(mx_out *o, const void *p, size_t n) {
     if ((size_t)(o->end - o->at) < n) {
