@@ -21,7 +21,7 @@ static const char help[] =
     "       mxrun topology FILE --diff|--dot   what a script declares, beside what the broker has\n"
     "       mxrun COMMAND --help               more about each\n"
     "\n"
-    "  -u, --url URL       broker: amqp://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
+    "  -u, --url URL       broker: amqp(s)://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
     "  -e, --eval CODE     run CODE; there is no FILE then, what follows are arguments\n"
     "      --check         compile FILE, run its main chunk with no network, report what is wrong with it\n"
     "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"

@@ -42,7 +42,7 @@ local function options_of(conn, a)
     heartbeat = conn.heartbeat, connect_timeout = conn.connect_timeout, rpc_timeout = conn.rpc_timeout, max_body = conn.max_body,
   })
   if a.scheme == "amqps" then
-    local t = conn.tls
+    local t = setmetatable(a.tls or {}, { __index = conn.tls })         -- the URL's query beats the script
     o.tls = {
       ca = span(t.ca), cert = span(t.cert), key = span(t.key), crl = span(t.crl), name = span(t.server_name),
       min_version = t.min_version == "1.3" and 13 or 12, unverified = t.verify == false and 1 or 0, external = t.external and 1 or 0,
@@ -57,11 +57,14 @@ local function tls_of(o, addresses)
   local t, encrypted = check.options("mx.connect: tls", o.tls or {}, TLS), 0
   for _, a in ipairs(addresses) do encrypted = encrypted + (a.scheme == "amqps" and 1 or 0) end
   if o.tls and encrypted == 0 then check.fail "mx.connect: tls is for amqps:// URLs, and there is none" end
-  if (t.cert == nil) ~= (t.key == nil) then check.fail "mx.connect: tls.cert and tls.key go together" end
+  for _, a in ipairs(addresses) do
+    local q = setmetatable(a.tls or {}, { __index = t })
+    if (q.cert == nil) ~= (q.key == nil) then return nil, failed("config", "tls.cert and tls.key go together") end
+    if q.external and not q.cert then return nil, failed("config", "to log in by certificate needs tls.cert and tls.key") end
+  end
   if t.verify == false and not t.insecure then
     return nil, failed("config", "tls.verify = false trusts whoever answers; if that is meant, set tls.insecure = true as well")
   end
-  if t.external and not t.cert then return nil, failed("config", "tls.external needs tls.cert and tls.key") end
   return t
 end
 

@@ -37,18 +37,40 @@ local function host_port(text, scheme)
   return host ~= "" and host or "localhost", ("%d"):format(port)
 end
 
--- The text between :// and the path, the vhost, both as they stand | nil, why
+-- Query keys as in RabbitMQ's own URIs, and the fields of mx.connect's tls that they are.
+local QUERY = { cacertfile = "ca", certfile = "cert", keyfile = "key", server_name_indication = "server_name",
+                auth_mechanism = "external" }
+
+-- The fields of tls, nil when there is no query | nil, why
+local function tls_of(query, scheme)
+  if not query or query == "" then return nil end
+  local tls = {}
+  for pair in query:gmatch "[^&]+" do
+    local key, text = pair:match "^([^=]*)=?(.*)$"
+    local value, why = decode(text)
+    if not QUERY[key] then return nil, "unknown query key '" .. key .. "'" end
+    if scheme ~= "amqps" then return nil, key .. " is for amqps://" end
+    if not value or value == "" then return nil, why or key .. " is empty" end
+    if key == "auth_mechanism" then
+      if value:lower() ~= "external" then return nil, "auth_mechanism can only be external" end
+      value = true
+    end
+    tls[QUERY[key]] = value
+  end
+  return tls
+end
+
+-- The text between :// and the path, the vhost, the query, as they stand | nil, why
 local function split(rest)
   local path, query = rest:match "^([^?]*)%?(.*)$"
   local authority, vhost = (path or rest):match "^([^/]*)/?(.*)$"
   if not authority:find("@", 1, true) and authority:find(":", 1, true) and rest:find("@", 1, true) then
     return nil, "a / in a user's name or password is written %2f, a ? is %3f"
   end
-  if query and query ~= "" then return nil, "unknown query key '" .. query:match "^[^=&]*" .. "'" end
-  return authority, vhost
+  return authority, vhost, query
 end
 
--- { scheme, host, port, user, password, vhost, text = without the password } | nil, err
+-- { scheme, host, port, user, password, vhost, tls = of the query, text = without password and query } | nil, err
 function M.parse(url)
   if type(url) ~= "string" then return nil, err.new("config", "URL: expected a string, got " .. type(url)) end
   if url:find "[%z\1-\32\127]" then return bad(url, "it has a space or a control character; %20 is a space") end
@@ -56,11 +78,13 @@ function M.parse(url)
   scheme = scheme and scheme:lower()
   if scheme == "mem" then return { scheme = scheme, host = rest, text = url } end
   if scheme ~= "amqp" and scheme ~= "amqps" then return bad(url, "expected amqp://user:password@host:port/vhost or mem://NAME") end
-  local authority, vhost = split(rest)
+  local authority, vhost, query = split(rest)
   if not authority then return bad(url, vhost) end
+  local tls, wrong = tls_of(query, scheme)
+  if wrong then return bad(url, wrong) end
   local login, address = authority:match "^(.*)@([^@]*)$"
   local user, password = (login or "guest:guest"):match "^([^:]*):?(.*)$"
-  local out = { scheme = scheme }
+  local out = { scheme = scheme, tls = tls }
   for name, text in pairs { user = user, password = password, vhost = vhost } do
     local value, why = decode(text)
     if not value then return bad(url, why) end

@@ -30,6 +30,12 @@ describe("a URL", function()
     assert.same({ "amqp", "::ffff:10.0.0.1", "5672", "guest", "guest", "/" }, parts "amqp://[::ffff:10.0.0.1]")
     assert.same({ "amqp", "h", "5672", "u", "", "/" }, parts "amqp://u@h")
     assert.same({ "amqps", "h", "5671", "u", "p", "v" }, parts "AMQPS://u:p@h/v")
+  end)
+
+  it("names the files of TLS as RabbitMQ's own URIs do", function()
+    local u = assert(url.parse "amqps://u:p@h/v?cacertfile=%2fca.pem&certfile=/c.pem&keyfile=/k.pem&auth_mechanism=EXTERNAL")
+    assert.same({ ca = "/ca.pem", cert = "/c.pem", key = "/k.pem", external = true }, u.tls)
+    assert.equal("amqps://u:***@h:5671/v", u.text)
     assert.same({ "amqp", "h", "5672", "", "", "/" }, parts "amqp://:@h")
     assert.same({ "amqp", "h", "5672", "u", "a@b:c+d#e", "/" }, parts "amqp://u:a@b:c+d#e@h/")
     assert.same({ "amqp", "h", "5672", "u", "%2f", "/" }, parts "amqp://u:%252f@h/")
@@ -50,7 +56,8 @@ describe("a URL", function()
       ["amqp://[::1]5672"] = "%[IPv6%]", ["amqp://[h]"] = "%[IPv6%]", ["amqp://[]"] = "%[IPv6%]", ["amqp://h%2f"] = "host:port",
       ["amqp://h,i"] = "host:port", ["amqp://h /"] = "control character", ["amqp://h/\n"] = "control character",
       ["amqp://h\0/"] = "control character", ["amqp://h/%00"] = "%%00", ["amqp://h/%2"] = "hex", ["amqp://h/%"] = "hex",
-      ["amqp://h/v?frob=1"] = "unknown query key 'frob'",
+      ["amqp://h/v?frob=1"] = "unknown query key 'frob'", ["amqp://h?cacertfile=x"] = "is for amqps",
+      ["amqps://h?certfile="] = "certfile is empty", ["amqps://h?auth_mechanism=plain"] = "can only be external",
       ["amqp://h/" .. ("v"):rep(256)] = "the vhost's name is 256 bytes, at most 255",
     } do
       local u, e = url.parse(text)
