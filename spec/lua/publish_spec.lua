@@ -171,7 +171,7 @@ on_each_broker("publishing", function(connect, name)
     assert(c:publish("", q, "own", { id = "mine" }))
     while #ids < 4 do mx.sleep(0.001) end
     for i = 1, 3 do assert.matches("^" .. ("[%w_-]"):rep(20) .. "$", ids[i]) end
-    assert.equal(ids[1]:sub(1, 20), ids[3]:sub(1, 20))
+    assert.equal(ids[1]:sub(1, -8), ids[3]:sub(1, -8))
     assert.equal("mine", ids[4])
   end)
 
@@ -309,7 +309,7 @@ describe("a publisher's retry", function()
     assert(c:consume(q, function(m) got = { m.body, m.headers.x, m.content_type, m.id } end))
     while not got do mx.sleep(0.001) end
     assert.same({ '{"n":7}', 1, "application/json" }, { got[1], got[2], got[3] })
-    assert.matches("0000000001$", got[4])
+    assert.matches("0000001$", got[4])
     c:close()
   end)
 
