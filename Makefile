@@ -26,6 +26,7 @@ fuzz: setup-fuzz
 	@spec/fuzz/run build-fuzz $(FUZZ_SECONDS)
 torture: setup-test all
 	MXRUN=$(BUILD)/mxrun MXRUN_SPEC_TABLES=1000000 $(BUILD)/mxrun test spec/lua/fieldtable_spec.lua
+	MXRUN=$(BUILD)/mxrun MXRUN_TIMES=100 $(BUILD)/mxrun test spec/cli/runaway_spec.lua
 	@$(MAKE) -s fuzz
 
 # Packages: spec/packages lists them; the first lines to build and run, then to test, the last to fuzz.
