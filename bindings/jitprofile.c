@@ -27,7 +27,7 @@ static void push_error(lua_State *L) {
     lua_setfield(L, -2, "message");
     lua_pushboolean(L, 1);
     lua_setfield(L, -2, "retryable");
-    luaL_traceback(L, L, NULL, 0);
+    luaL_traceback(L, L, "", 0);
     lua_setfield(L, -2, "traceback");
     lua_insert(L, -2);
     lua_setmetatable(L, -2);

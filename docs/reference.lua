@@ -52,8 +52,7 @@ local function returns_of(b)
   local values, errors
   values = {}
   for _, r in ipairs(b.returns) do
-    local kind, name, text = split(r)
-    local left = name .. (text ~= "" and " " .. text or "")
+    local _, kind, left = split(". " .. r)
     if kind == "mx.Error?" then errors = true else values[#values + 1] = { kind = kind, text = left } end
   end
   return values, errors

@@ -23,10 +23,13 @@ local function conn()
   return default
 end
 
--- conn | nil, err; parks until the broker is there. It is the default one when the command line and the environment
--- name none, and no other is open.
+-- conn | nil, err; parks until the broker is there. Without a URL it goes where mx.publish would. It is the default
+-- connection when the command line and the environment name none, and no other is open.
 function mx.connect(options)
-  local c, e = conns.new(options)
+  local o = {}
+  for k, v in pairs(options or {}) do o[k] = v end
+  if not o.url and not o.urls then o.urls = conns.default_urls() end
+  local c, e = conns.new(o)
   if not c then return nil, e end
   if not conns.has_urls and (not default or default.closed) then default, publisher = c, nil end
   local ok, link, why = pcall(c.link, c, "consume")

@@ -93,7 +93,8 @@ local Connection = {}
 function Connection:close() end
 
 --- Connects; parks until the broker is there, without limit. Only what waiting cannot mend comes back as an error (config, access).
---- Optional: without it `mx` uses the URL of `-u` or `MXRUN_URLS`, else `mem://`.
+--- Optional: without it, or without a URL in it, the URL is that of `-u` or `MXRUN_URLS`, else `mem://` when a terminal is there to read
+--- that; without one a missing URL is exit 2. A connection that drops later ends the process with exit 1: run it under a supervisor.
 ---
 --- ```lua
 --- local conn = assert(mx.connect { url = "mem://other", name = "orders" })
@@ -107,7 +108,18 @@ function Connection:close() end
 ---@return mx.Error? err
 function mx.connect(options) end
 
----@alias mx.Event "up"|"down"|"recovered"|"blocked"|"unblocked"|"returned"|"cancelled"|"memory"|"reload"|"stop"|"error"
+---@alias mx.Event
+---| "up" (conn) a connection is there
+---| "down" (conn, err) a connection was lost; the process ends then
+---| "recovered" (conn) it is back
+---| "blocked" (conn) the broker is short of memory or disk and takes no publishes
+---| "unblocked" (conn)
+---| "returned" (conn, err) a mandatory message reached no queue; err.receipt
+---| "cancelled" (consumer, err) the broker ended a consumer
+---| "memory"
+---| "reload"
+---| "stop" the drain begins
+---| "error" (err) a task failed that nobody waits for
 
 --- Calls f, in a task of its own, each time the event happens.
 ---@param event mx.Event
@@ -424,7 +436,7 @@ function Consumer:resume() end
 ---@return mx.Error? err
 function Consumer:stop(timeout) end
 
----@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer }
+---@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer } stats
 function Consumer:stats() end
 
 --- One delivery. It is the handler's until the handler returns; afterwards, or once it is settled, reading it raises "already settled".
@@ -508,7 +520,7 @@ function DeadLetters:count() end
 --- Iterates over up to n messages and leaves them where they are.
 ---@async
 ---@param n? integer 20
----@return fun(): mx.Message?
+---@return fun(): mx.Message? each
 function DeadLetters:peek(n) end
 
 --- Publishes messages again to where they came from, confirmed before they leave the dead-letter queue.

@@ -240,6 +240,14 @@ return function(host)
     return turn.turn
   end
 
+  for _, text in ipairs(host.urls) do
+    local _, wrong = require "mx.url".parse(text)
+    if wrong then
+      io.stderr:write("mxrun: ", tostring(wrong), "\n")
+      quit(2)
+      return turn.turn
+    end
+  end
   strict(_G)
   local f, e, code = main_chunk(host)
   if not f then

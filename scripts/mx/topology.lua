@@ -182,16 +182,22 @@ end
 
 -- Exchanges and bindings --------------------------------------------------------------------------------------------
 
+local TYPES = { direct = true, fanout = true, topic = true, headers = true }
 local EXCHANGE = { type = "string", durable = "boolean", auto_delete = "boolean", internal = "boolean", alternate = "string",
                    args = "table", passive = "boolean" }
 
 function M.exchange(conn, name, options)
   if type(options) == "string" then options = { type = options } end
   local o = check.options("mx.exchange", options or {}, EXCHANGE)
+  local kind = o.type or "direct"
+  -- RabbitMQ ends the whole connection over a type that it does not know; plugins call theirs x-...
+  if not TYPES[kind] and not kind:find "^x%-" and not o.passive then
+    check.fail(("mx.exchange: unknown type '%s'%s"):format(kind, check.nearest(kind, TYPES)))
+  end
   local flags = (o.passive and 1 or 0) + (o.durable ~= false and 2 or 0) + (o.auto_delete and 8 or 0) + (o.internal and 16 or 0)
   local args = { ["alternate-exchange"] = o.alternate }
   for k, v in pairs(o.args or {}) do args[k] = v end
-  local ok, e = call(conn, "exchange", { name = name, source = o.type or "direct", flags = flags, args = args },
+  local ok, e = call(conn, "exchange", { name = name, source = kind, flags = flags, args = args },
                      ("exchange %q"):format(name))
   if not ok then return nil, e end
   return name

@@ -48,7 +48,7 @@ local function tls_of(query, scheme)
   for pair in query:gmatch "[^&]+" do
     local key, text = pair:match "^([^=]*)=?(.*)$"
     local value, why = decode(text)
-    if not QUERY[key] then return nil, "unknown query key '" .. key .. "'" end
+    if not QUERY[key] then return nil, "unknown query key '" .. key .. "'" .. require "mx.check".nearest(key, QUERY) end
     if scheme ~= "amqps" then return nil, key .. " is for amqps://" end
     if not value or value == "" then return nil, why or key .. " is empty" end
     if key == "auth_mechanism" then

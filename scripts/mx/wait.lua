@@ -48,7 +48,7 @@ function Line:wait(timeout, what, value)
     if self.on_empty and self:is_empty() then self:on_empty() end
   end
   if a == turn.RAISE then error(b, 0) end
-  if type(a) == "number" then return nil, err.new("timeout", what .. ": no answer within " .. timeout .. " s", { op = what }) end
+  if type(a) == "number" then return nil, err.new("timeout", ("%s: no answer within %.3g s"):format(what, timeout), { op = what }) end
   return a, b
 end
 

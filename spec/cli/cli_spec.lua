@@ -281,3 +281,11 @@ describe("the examples", function()
     assert.matches("^three ticks in 0%.%d s\n$", text)
   end)
 end)
+
+describe("a wrong URL", function()
+  it("is told in one line, before the script runs", function()
+    local text, code = run "-u http://x -e 'print(1)'"
+    assert.equal(2, code)
+    assert.equal("mxrun: URL http://x: expected amqp://user:password@host:port/vhost or mem://NAME\n", text)
+  end)
+end)

@@ -211,6 +211,9 @@ describe("on RabbitMQ", function()
     assert.same({ 0, "3 in all\n" }, { code, why })
     assert.same({ "1 replayed\n", 0, "" }, { dlq [[replay --where 'msg.body == "c"']] })
     assert.equal("c\n", (run("$MXRUN sub -u $U -n 1 " .. name)))
+    out, code, why = dlq [[replay --where 'error "odd"']]
+    assert.same({ "0 replayed\n", 0 }, { out, code })
+    assert.matches("^mxrun dlq: %S+ stays: .*odd\nmxrun dlq: %S+ stays: .*odd\n$", why)
     assert.same({ "1 replayed\n", 0, "" }, { dlq "replay -n 1 --rate 10" })
     assert.same({ "1 purged\n", 0, "" }, { dlq "purge" })
     _, code, why = run "$MXRUN dlq -u $U no-such-queue ls"

@@ -1,6 +1,6 @@
 -- mxrun dlq: what became of the messages that failed.
 local args = require "mx.cli.args"
-local mx = require "mx"
+local mx, err = require "mx", require "mx.err"
 
 local M = { name = "dlq", usage = [[
 usage: mxrun dlq [options] QUEUE ls        the dead letters of QUEUE: reason, retries, first seen, body
@@ -26,6 +26,8 @@ end
 local ACTIONS = {}
 
 function ACTIONS.ls(d, o)
+  local n, e = d:count()                -- before the look: a quorum queue takes a while to have them back
+  if not n then return nil, e end
   local each, why = d:peek(o.count or 20)
   if not each then return nil, why end
   for m in each do
@@ -33,14 +35,21 @@ function ACTIONS.ls(d, o)
     print(("%s\tretries %s\t%s\t%s"):format(one_line(tostring(h["x-mx-error"] or "no reason")), tostring(h["x-mx-retries"] or 0),
       tostring(h["x-mx-first-seen"] or "-"), one_line(m.body)))
   end
-  local n, e = d:count()
-  if not n then return nil, e end
   io.stderr:write(("%d in all\n"):format(n))
   return true
 end
 
+-- One that CODE cannot judge, an undecodable body say, stays where it is.
+local function choosing(where)
+  return where and function(m)
+    local ok, chosen = pcall(where, m)
+    if not ok then io.stderr:write(("mxrun dlq: %s stays: %s\n"):format(m.id or "a message", one_line(err.tostring(chosen)))) end
+    return ok and chosen
+  end
+end
+
 function ACTIONS.replay(d, o)
-  local n, e = d:replay { limit = o.count, rate = o.rate, where = o.where }
+  local n, e = d:replay { limit = o.count, rate = o.rate, where = choosing(o.where) }
   if not n then return nil, e end
   print(("%s replayed"):format(tostring(n)))
   return true
