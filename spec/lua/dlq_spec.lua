@@ -82,10 +82,12 @@ on_each_broker("dead letters", function(connect, name)
     assert.is_nil(n)
     assert.equal("unroutable", e.code)
     assert.equal(1, e.count)
+    eventually(function() return d:count() == 2 end)        -- RabbitMQ takes a moment to have them back
     assert.equal("2 3", bodies(d, 10))
     local ok, text = pcall(d.replay, d, { where = function() error "oops" end })
     assert.is_false(ok)
     assert.matches("oops", text)
+    eventually(function() return d:count() == 2 end)        -- RabbitMQ takes a moment to have them back
     assert.equal("2 3", bodies(d, 10))
     assert.equal(1, c:queue_info(q).messages)
   end)
