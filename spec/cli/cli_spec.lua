@@ -1,22 +1,6 @@
 -- What the command prints and how it exits: MXRUN is the binary under test.
-local MXRUN = os.getenv "MXRUN" or "build/mxrun"
-
--- Runs mxrun with the arguments; text of both streams, exit code.
-local function run(args, environment)
-  local p = io.popen(("%s timeout 60 %s %s 2>&1; echo exit $?"):format(environment or "", MXRUN, args))
-  local text = p:read "*a"
-  p:close()
-  local code = tonumber(text:match "exit (%d+)\n$")
-  return text:gsub("exit %d+\n$", ""), code
-end
-
-local function script(text)
-  local path = os.tmpname()
-  local f = assert(io.open(path, "w"))
-  f:write(text)
-  f:close()
-  return path
-end
+local cli = dofile "spec/cli/run.lua"
+local run, script = cli.both, cli.file
 
 describe("the command line", function()
   it("prints help and version", function()

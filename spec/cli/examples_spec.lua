@@ -1,11 +1,9 @@
 -- The examples of consuming print what they say.
-local MXRUN = os.getenv "MXRUN" or "build/mxrun"
+local cli = dofile "spec/cli/run.lua"
 
 local function lines_of(example)
-  local p = io.popen(("timeout 30 %s -u mem:// examples/%s 2>&1"):format(MXRUN, example))
   local lines = {}
-  for line in p:lines() do lines[#lines + 1] = line end
-  p:close()
+  for line in cli.both("-u mem:// examples/" .. example):gmatch "[^\n]+" do lines[#lines + 1] = line end
   return lines
 end
 

@@ -1,17 +1,7 @@
 -- What a script sees of its links when things go wrong; MXRUN is the binary under test.
-local MXRUN = os.getenv "MXRUN" or "build/mxrun"
+local cli = dofile "spec/cli/run.lua"
 
-local function run(args, text)
-  local path = os.tmpname()
-  local f = assert(io.open(path, "w"))
-  f:write(text)
-  f:close()
-  local p = io.popen(("timeout 60 %s %s %s 2>&1; echo exit $?"):format(MXRUN, args, path))
-  local out = p:read "*a"
-  p:close()
-  os.remove(path)
-  return out:gsub("exit %d+\n$", ""), tonumber(out:match "exit (%d+)\n$")
-end
+local function run(args, text) return cli.both(args .. " " .. cli.file(text)) end
 
 local AMQP = os.getenv "MXRUN_SPEC_AMQP"
 if not AMQP then return end

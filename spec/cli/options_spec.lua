@@ -1,12 +1,5 @@
 -- What the command line takes and refuses; MXRUN is the binary under test.
-local MXRUN = os.getenv "MXRUN" or "build/mxrun"
-
-local function run(args)
-  local p = io.popen(("timeout 60 %s %s 2>&1; echo exit $?"):format(MXRUN, args))
-  local out = p:read "*a"
-  p:close()
-  return out:gsub("exit %d+\n$", ""), tonumber(out:match "exit (%d+)\n$")
-end
+local run = dofile("spec/cli/run.lua").both
 
 describe("an option", function()
   it("of seconds refuses what is no time, or too much of it, and says what to write", function()

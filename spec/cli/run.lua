@@ -20,6 +20,12 @@ end
 
 function M.mxrun(arguments) return M.shell('"$MXRUN" ' .. arguments) end
 
+-- What the two streams say together, and the exit code; environment: settings before the command.
+function M.both(arguments, environment)
+  local text, code = M.shell(('%s "$MXRUN" %s 2>&1'):format(environment or "", arguments))
+  return text, code
+end
+
 -- The path of a file with the text.
 function M.file(text)
   local base = os.tmpname()

@@ -2,15 +2,20 @@
 local assert = require "luassert"
 local M = {}
 
--- Waits until f() is true.
+-- Waits until f() is true; what() says how far it came otherwise.
 function M.eventually(f, what)
-  local due = mx.now() + 10
-  while mx.now() < due do
+  return mx.test.eventually(function()
     local value = f()
-    if value then return value end
-    mx.sleep(0.005)
-  end
-  error("it did not happen within 10 s" .. (what and ": " .. what() or ""), 2)
+    if not value and what then error(what(), 0) end
+    return value
+  end, 10)
+end
+
+-- Options of a queue that goes with its connection.
+function M.own(more)
+  local o = { durable = false, exclusive = true }
+  for k, v in pairs(more or {}) do o[k] = v end
+  return o
 end
 
 -- What a handler saw, to be looked at after it has returned.

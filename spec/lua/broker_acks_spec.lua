@@ -1,12 +1,7 @@
 -- Deliveries and what becomes of them: prefetch, order, requeues, consumers that come and go, quorum queues' counts.
 local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 local broker = dofile "spec/lua/broker.lua"
-
-local function own(more)
-  local o = { durable = false, exclusive = true }
-  for k, v in pairs(more or {}) do o[k] = v end
-  return o
-end
+local own = broker.own
 
 -- Stops a holding consumer with a verdict for what it holds.
 local function stop(h, verdict)

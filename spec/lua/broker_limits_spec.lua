@@ -1,12 +1,8 @@
 -- Queues with a maximum: by messages, by bytes, and what each overflow does.
 local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 local broker = dofile "spec/lua/broker.lua"
+local own = broker.own
 
-local function own(more)
-  local o = { durable = false, exclusive = true }
-  for k, v in pairs(more or {}) do o[k] = v end
-  return o
-end
 local function dead_to(q) return { ["x-dead-letter-exchange"] = "", ["x-dead-letter-routing-key"] = q } end
 
 -- "confirmed" or "nacked" of each.

@@ -1,12 +1,7 @@
 -- Who comes first: messages by priority, consumers by priority, and the single active one.
 local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 local broker = dofile "spec/lua/broker.lua"
-
-local function own(more)
-  local o = { durable = false, exclusive = true }
-  for k, v in pairs(more or {}) do o[k] = v end
-  return o
-end
+local own = broker.own
 
 on_each_broker("a queue with priorities", function(connect, name)
   for _, row in ipairs {

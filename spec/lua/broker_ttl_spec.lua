@@ -1,12 +1,7 @@
 -- Time: how long messages and queues live. Times are short, and nothing here asks for an exact one.
 local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 local broker = dofile "spec/lua/broker.lua"
-
-local function own(more)
-  local o = { durable = false, exclusive = true }
-  for k, v in pairs(more or {}) do o[k] = v end
-  return o
-end
+local own = broker.own
 
 on_each_broker("a message's life", function(connect, name)
   for _, row in ipairs {

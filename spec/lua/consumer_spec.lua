@@ -1,14 +1,5 @@
 -- A consumer's life: who may stop it, when, and what becomes of what its handlers hold.
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
-
-local function eventually(f)
-  local due = mx.now() + 10
-  while mx.now() < due do
-    if f() then return true end
-    mx.sleep(0.01)
-  end
-  error("it did not happen within 10 s", 2)
-end
+local on_each_broker, eventually = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 on_each_broker("a consumer", function(connect, name)
   local function queue_of(c, base, n)

@@ -1,14 +1,5 @@
 -- Delay queues, kinds of queues, and queues that are there with other arguments.
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
-
-local function eventually(f)
-  local due = mx.now() + 10
-  while mx.now() < due do
-    if f() then return true end
-    mx.sleep(0.01)
-  end
-  error("it did not happen within 10 s", 2)
-end
+local on_each_broker, eventually = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 on_each_broker("a retry", function(connect, name)
   it("goes through a delay queue of the smallest tier that is long enough", function()

@@ -1,14 +1,4 @@
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
-
--- Waits until f() is true, at most a few seconds.
-local function eventually(f)
-  local due = mx.now() + 10
-  while mx.now() < due do
-    if f() then return true end
-    mx.sleep(0.01)
-  end
-  error("it did not happen within 10 s", 2)
-end
+local on_each_broker, eventually = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 on_each_broker("a connection", function(connect, name)
   it("goes past a slow handler, and calls on the same connection are answered meanwhile", function()

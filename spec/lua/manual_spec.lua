@@ -1,14 +1,5 @@
 -- manual = true: the script settles, when and where it likes; msg:keep() and order_by.
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
-
-local function eventually(f)
-  local due = mx.now() + 10
-  while mx.now() < due do
-    if f() then return true end
-    mx.sleep(0.01)
-  end
-  error("it did not happen within 10 s", 2)
-end
+local on_each_broker, eventually = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 on_each_broker("a message settled by hand", function(connect, name)
   local function setup(base, n)

@@ -1,13 +1,6 @@
 -- mx.test.load: a script runs with no network, and its handlers answer what they would have done.
 
-local function script(text)
-  local path = os.tmpname()
-  local f = assert(io.open(path, "w"))
-  f:write(text)
-  f:close()
-  return path
-end
-
+local script = dofile("spec/cli/run.lua").file
 local function load(text, options) return mx.test.load(script(text), options) end
 
 describe("mx.test.load", function()
