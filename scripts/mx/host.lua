@@ -85,18 +85,6 @@ local function loaders(turn, wait)
   end
 end
 
--- A handler of the script must not run for an error that the turn limit raised: nothing could stop a loop in it.
-local function xpcalls(err)
-  local plain = xpcall
-  function xpcall(f, handler, ...)
-    if type(handler) ~= "function" then error("bad argument #2 to 'xpcall' (function expected)", 2) end
-    return plain(f, function(e)
-      if err.is(e) and e.code == "interrupted" then return e end
-      return handler(e)
-    end, ...)
-  end
-end
-
 local function main_chunk(host)
   local f, e
   if host.eval then
@@ -127,7 +115,7 @@ return function(host)
   local mx = require "mx"
   text_only()
   loaders(turn, require "mx.wait")
-  xpcalls(err)
+  require "mx.guards"()
   rawset(_G, "mx", mx)
   defaults(host, mx, log)
   local t = turn.t

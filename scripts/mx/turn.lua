@@ -12,7 +12,7 @@ local co_create, co_resume, co_yield = coroutine.create, coroutine.resume, corou
 local can_yield = coroutine.isyieldable
 local type, pcall, xpcall, error, traceback, rawequal = type, pcall, xpcall, error, debug.traceback, rawequal
 
-local M = { current = nil, tasks = 0 }
+local M = { current = nil, tasks = 0, inside = nil }     -- inside: what runs now and must not wait, as text
 local PARK, IDLE, RAISE, REFUSE = {}, {}, {}, {}
 M.PARK, M.RAISE, M.REFUSE = PARK, RAISE, REFUSE
 
@@ -262,10 +262,20 @@ local function inside_what()
 end
 M.inside_what = inside_what
 
+-- pcall(f, ...) that must not wait, since Lua would not survive it: what names it in the error.
+function M.unwaiting(what, f, ...)
+  local before = M.inside
+  M.inside = what
+  local ok, result = pcall(f, ...)
+  M.inside = before
+  return ok, result
+end
+
 -- The task that may wait here. Raises where Lua cannot yield: for what cannot be undone when the wait is refused.
 function M.here()
   local task = M.current
   if not task then check.fail "cannot wait here: no task is running" end
+  if M.inside then check.fail("cannot wait inside " .. M.inside) end
   if not can_yield() then check.fail("cannot wait inside " .. inside_what()) end
   return task
 end
@@ -281,6 +291,7 @@ end
 -- or because Lua cannot yield here. idle: a stop ends this wait.
 function M.try_park(idle)
   local task = M.current or M.here()
+  if M.inside then return refused(task, "cannot wait inside " .. M.inside) end
   local e = task.raise
   if e ~= nil then
     task.raise = nil
