@@ -98,7 +98,7 @@ static void give_back(mx_amqp_consumer *c) {
 }
 
 static int check_consume(const mx_consume *o) {
-    if (o->queue.n > 255) return mx_refuse(MX_EVALIDATION, "queue name is %zu bytes, at most 255", o->queue.n);
+    if (mx_check_name("queue name", o->queue)) return MX_EVALIDATION;
     if (o->tag.n < 1 || o->tag.n > 255) return mx_refuse(MX_EVALIDATION, "consumer tag is %zu bytes, 1 to 255", o->tag.n);
     if (o->prefetch > UINT16_MAX) return mx_refuse(MX_EVALIDATION, "prefetch is %u, at most 65535", o->prefetch);
     if (mx_table_check(o->args.p, o->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");

@@ -15,6 +15,29 @@ int mx_refuse(int code, const char *format, ...) {
     return code;
 }
 
+static int is_utf8(mx_span s) {
+    for (size_t i = 0; i < s.n;) {
+        uint8_t c = s.p[i];
+        size_t more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : (c & 0xf0) == 0xe0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : 4;
+        if (more == 4 || s.n - i <= more) return 0;
+        uint32_t v = more ? c & (0x3fu >> more) : c;
+        for (size_t k = 1; k <= more; k++) {
+            if ((s.p[i + k] & 0xc0) != 0x80) return 0;
+            v = v << 6 | (s.p[i + k] & 0x3fu);
+        }
+        if (more == 2 && (v < 0x800 || (v >= 0xd800 && v < 0xe000))) return 0;
+        if (more == 3 && (v < 0x10000 || v > 0x10ffff)) return 0;
+        i += more + 1;
+    }
+    return 1;
+}
+
+int mx_check_name(const char *what, mx_span name) {
+    if (name.n > 255) return mx_refuse(MX_EVALIDATION, "%s is %zu bytes, at most 255", what, name.n);
+    if (!is_utf8(name)) return mx_refuse(MX_EVALIDATION, "%s is not UTF-8", what);
+    return 0;
+}
+
 MX_EXPORT const char *mx_refusal(void) { return refusal; }
 
 void mx_link_attach(mx_runtime *r, mx_link_base *l) {
@@ -41,7 +64,13 @@ MX_EXPORT mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_
 }
 
 MX_EXPORT void mx_link_close(mx_link *l, uint32_t ticket) { ops(l)->close(l, ticket); }
-MX_EXPORT int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket) { return ops(l)->call(l, c, ticket); }
+MX_EXPORT int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket) {
+    int code = mx_check_name("name", c->name);
+    if (!code) code = mx_check_name("source", c->source);
+    if (!code) code = mx_check_name("key", c->key);
+    return code ? code : ops(l)->call(l, c, ticket);
+}
+
 MX_EXPORT mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t t) { return ops(l)->consume(l, c, t); }
 MX_EXPORT void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket) { inbox_ops(ib)->inbox_cancel(ib, ticket); }
 MX_EXPORT void mx_inbox_close(mx_inbox *ib, uint32_t ticket) { inbox_ops(ib)->inbox_close(ib, ticket); }

@@ -57,7 +57,10 @@ typedef struct mx_publisher { /* what both fillings' publishers start with */
 
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
-void mx_link_attach(mx_runtime *r, mx_link_base *l);                                    /* into runtime->links */
-void mx_link_detach(mx_link_base *l);                                                   /* before it is freed */
+void mx_link_attach(mx_runtime *r, mx_link_base *l); /* into runtime->links */
+void mx_link_detach(mx_link_base *l);                /* before it is freed */
+/* 0, or refused: what names exchanges, queues and bindings has at most 255 bytes (shortstr, 4.2.5.3) and is UTF-8, or RabbitMQ
+ * ends the connection. */
+int mx_check_name(const char *what, mx_span name);
 int mx_refuse(int code, const char *format, ...) __attribute__((format(printf, 2, 3))); /* sets mx_refusal's text, returns code */
 #endif

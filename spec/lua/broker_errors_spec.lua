@@ -275,6 +275,27 @@ on_each_broker("what is missing or reserved", function(connect, name)
   end)
 end)
 
+on_each_broker("a name that is not UTF-8", function(connect, name)
+  it("is refused here, since RabbitMQ would end the connection for it", function()
+    local c, q = connect(), name "utf8"
+    assert(c:queue(q, { durable = false }))
+    for what, call in pairs {
+      declared = function(s) return c:queue(s) end, deleted = function(s) return c:delete_queue(s) end,
+      bound = function(s) return c:bind(q, "amq.topic", s) end, exchanged = function(s) return c:exchange(s) end,
+    } do
+      for _, bad in ipairs { "\255\254", "q\255", "\192\175", "\237\160\128", "\244\144\128\128", "\226\130" } do
+        local ok, e = call(bad)
+        assert.same({ nil, "validation" }, { ok, e.code }, what)
+      end
+    end
+    local ok, e = c:consume("\255", function() end)
+    assert.is_nil(ok)
+    assert.is_truthy(e)
+    for _, good in ipairs { "grün", "\226\130\172", "\240\159\144\135" } do assert(c:bind(q, "amq.topic", good)) end
+    assert(c:delete_queue(q))
+  end)
+end)
+
 on_each_broker("an exclusive queue", function(connect, name, again)
   for _, row in ipairs {
     { "declaring it", function(c, q) return c:queue(q, { exclusive = true, durable = false }) end },

@@ -1,4 +1,5 @@
 -- mxrun topology: what a script declares, as a drawing or beside what the broker has.
+local C, band = require "ffi".C, require "bit".band
 local args, harness = require "mx.cli.args", require "mx.test.harness"
 local mx, topology = require "mx", require "mx.topology"
 
@@ -71,7 +72,7 @@ end
 
 -- "same", "missing" or "differs", and how. Declaring again what exists changes nothing.
 local function compare(conn, kind, what, request)
-  local passive = { name = request.name, source = request.source, flags = 1 }
+  local passive = { name = request.name, source = request.source, flags = C.MX_F_PASSIVE }
   local ok, e = topology.call(conn, kind, passive, what)
   if not ok and e.reply_code == 404 then return "missing" end
   if not ok then return "differs", explained(e) end
@@ -82,8 +83,8 @@ end
 
 local function is_compared(r)
   local declares = r.op == "queue" or r.op == "exchange"
-  local exclusive = r.op == "queue" and (r.flags or 0) % 8 >= 4         -- nobody else can see it
-  return declares and r.name ~= "" and not exclusive and (r.flags or 0) % 2 == 0
+  local exclusive = r.op == "queue" and band(r.flags or 0, C.MX_F_EXCLUSIVE) ~= 0         -- nobody else can see it
+  return declares and r.name ~= "" and not exclusive and band(r.flags or 0, C.MX_F_PASSIVE) == 0
 end
 
 local function diff(h, urls)

@@ -1,4 +1,5 @@
 -- The topology that a script declares, as operations and as tables to look at.
+local C, band = require "ffi".C, require "bit".band
 local check = require "mx.check"
 
 local M = {}
@@ -11,12 +12,15 @@ end
 
 function M.topology() return { exchanges = {}, queues = {}, bindings = {}, operations = {}, generated = 0 } end
 
-local function has(flags, bit) return flags % (2 * bit) >= bit end
+local function has(flags, bit) return band(flags, bit) ~= 0 end
 
 local function declared(name, request)
   local flags, args = request.flags or 0, request.args or {}
-  return { name = name, durable = has(flags, 2), exclusive = has(flags, 4), auto_delete = has(flags, 8), internal = has(flags, 16),
-           passive = has(flags, 1), args = args, line = M.where() }
+  return {
+    name = name, durable = has(flags, C.MX_F_DURABLE), exclusive = has(flags, C.MX_F_EXCLUSIVE),
+    auto_delete = has(flags, C.MX_F_AUTO_DELETE), internal = has(flags, C.MX_F_INTERNAL), passive = has(flags, C.MX_F_PASSIVE),
+    args = args, line = M.where(),
+  }
 end
 
 local RECORD = {}
