@@ -357,7 +357,7 @@ function Publisher:close() end
 ---@param exchange string
 ---@param key string
 ---@param body string|table|userdata
----@param opts? mx.PublishOptions timeout: for the answer (2)
+---@param opts? mx.PublishOptions timeout: for the answer (30)
 ---@return mx.Message? answer
 ---@return mx.Error? err
 function mx.call(exchange, key, body, opts) end
@@ -406,6 +406,7 @@ function mx.call(exchange, key, body, opts) end
 --- end))
 --- assert(mx.publish("", "orders", { id = 7 }))
 --- ```
+--- When the broker ends the consumer, because its queue was deleted for instance, the process drains and ends with exit 1.
 ---@async
 ---@param queue string
 ---@param options mx.ConsumeOptions

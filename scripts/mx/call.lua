@@ -99,7 +99,7 @@ local function caller_of(conn)
     turn.start(start, function(ok, e)
       if ok then return end
       conn.caller_opening = nil
-      line:wake_all(false, err.is(e) and e or failed("internal", err.tostring(e.raised)))
+      line:wake_all(false, err.wrap(e, "call"))
     end, conn, line)
   end
   local self, e = line:wait()

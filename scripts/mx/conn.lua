@@ -143,7 +143,7 @@ local function open(conn, kind)
   local line = wait.line()
   conn.opening[kind] = line
   line.dialler = turn.start(connect, function(ok, link, e)
-    if not ok then link, e = nil, err.is(link) and link or failed("internal", err.tostring(link.raised)) end
+    if not ok then link, e = nil, err.wrap(link, "connect") end
     if link and (conn.closed or conn.opening[kind] ~= line) then
       C.mx_link_close(link, 0)
       link, e = nil, closed(conn)

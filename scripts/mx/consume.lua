@@ -364,7 +364,7 @@ function M.lost()
   for _, c in ipairs(M.open) do
     local sub = c.sub
     if sub and sub.inbox and not sub.over then look(sub) end
-    if sub and sub.inbox and not sub.stopping and sub.inbox.state == 3 then
+    if sub and sub.inbox and not sub.stopping and sub.inbox.state == C.MX_CLOSED then
       return c, err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
         sub.inbox.cancelled ~= 0 and ": the queue was deleted or moved" or ""))
     end

@@ -79,4 +79,21 @@ function M.tostring(x)
   return text
 end
 
+-- The text of what came of a protected call (turn.on_error made it), and its traceback or nil; never raises itself.
+function M.explain(e)
+  if M.is(e) then return M.tostring(e), rawget(e, "traceback") end
+  local trace = type(e) == "table" and rawget(e, "traceback")
+  if trace then return M.tostring(rawget(e, "raised")), trace end
+  return M.tostring(e)
+end
+
+-- The same as an error object, for whoever is told of it. op: what was being done.
+function M.wrap(e, op)
+  if M.is(e) then return e end
+  local text, trace = M.explain(e)
+  local raised = trace and rawget(e, "raised")
+  if not trace then raised = e end
+  return M.new("internal", text, { op = op, cause = raised, traceback = trace })
+end
+
 return M

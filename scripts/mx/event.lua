@@ -1,5 +1,5 @@
 -- mx.on: who hears of what happens to connections, consumers and the process.
-local check, task, log = require "mx.check", require "mx.task", require "mx.log"
+local check, task, log, err = require "mx.check", require "mx.task", require "mx.log", require "mx.err"
 
 local M = {}
 local EVENTS = { up = true, down = true, recovered = true, blocked = true, unblocked = true, returned = true, cancelled = true,
@@ -24,7 +24,7 @@ end
 -- A task or timer failed and nobody waits for it. What fails in a handler of "error" is only logged.
 function task.on_failure(x, e)
   log.error("a task failed", { error = task.text_of(e) })
-  if x.event ~= "error" then M.emit("error", e) end
+  if x.event ~= "error" then M.emit("error", err.wrap(e)) end
 end
 
 return M

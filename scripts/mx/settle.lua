@@ -5,9 +5,8 @@
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, err, log = require "mx.turn", require "mx.err", require "mx.log"
-local tostring, type = tostring, type
 
-local M = { ACK = 1, REJECT = 2, REQUEUE = 3 }
+local M = { ACK = C.MX_ACK, REJECT = C.MX_REJECT, REQUEUE = C.MX_REQUEUE }
 
 -- The slot of a delivery that nobody has settled; nil otherwise, also when its inbox is gone.
 local function unsettled(sub, seq)
@@ -31,16 +30,9 @@ function M.settle(sub, seq, verdict)
 end
 local settle = M.settle
 
--- An error's text and its traceback, also for one that is not an error object.
-function M.explain(e)
-  if err.is(e) then return tostring(e), e.traceback end
-  if type(e) == "table" and e.traceback then return err.tostring(e.raised), e.traceback end
-  return err.tostring(e)
-end
-
 -- Failures are logged, at most ten a second a subscription.
 function M.complain(sub, what, e)
-  local text, trace = M.explain(e)
+  local text, trace = err.explain(e)
   local now = C.mx_now()
   if now - sub.log_since > 1 then
     if sub.log_count > 10 then log.warn("more failures of this kind", { queue = sub.queue, count = sub.log_count - 10 }) end

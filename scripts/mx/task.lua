@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
-local select, type, unpack, setmetatable, error = select, type, unpack, setmetatable, error
+local select, unpack, setmetatable, error = select, unpack, setmetatable, error
 
 local M = { timers = 0, list = {} }
 
@@ -20,9 +20,8 @@ local Task = {}
 Task.__index = Task
 
 local function text_of(e)
-  if err.is(e) then return tostring(e) .. (e.traceback or "") end
-  if type(e) ~= "table" then return err.tostring(e) end
-  return err.tostring(e.raised) .. e.traceback
+  local text, trace = err.explain(e)
+  return text .. (trace or "")
 end
 M.text_of = text_of
 
@@ -57,9 +56,7 @@ function Task:wait(timeout)
     if not ok then return nil, e end
   end
   if self.ok then return true, unpack(self.results, 1, self.n) end
-  local e = self.results[1]
-  if err.is(e) then return nil, e end
-  return nil, err.new("internal", err.tostring(e.raised), { cause = e.raised, traceback = e.traceback })
+  return nil, err.wrap(self.results[1])
 end
 
 -- Its wait, or its next one, raises.

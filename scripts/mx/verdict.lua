@@ -29,16 +29,10 @@ end
 
 -- Failures ----------------------------------------------------------------------------------------------------------
 
-local function as_error(e)
-  if err.is(e) then return e end
-  local raised = type(e) == "table" and e.traceback and e.raised or e
-  return err.new("internal", err.tostring(raised), { cause = raised, traceback = type(e) == "table" and e.traceback or nil })
-end
-
 -- The script's own delay: seconds, nil for no more retries; false when it failed itself.
 local function chosen_delay(sub, n, seq, e)
   local m = unsettled(sub, seq)
-  local ok, delay = turn.guard(sub.retry.delay, n, msg.Ref(m, seq, sub.number), as_error(e))
+  local ok, delay = turn.guard(sub.retry.delay, n, msg.Ref(m, seq, sub.number), err.wrap(e))
   if ok and delay ~= nil then ok, delay = turn.guard(check.seconds, delay) end
   if ok then return delay end
   complain(sub, "retry.delay failed", delay)
@@ -64,7 +58,7 @@ local function policy(sub, seq, e, waited)
   if sub.auto_ack then return settle.settle(sub, seq, ACK) end
   local retries = msg.retries_of(m)
   local delay, jitter = delay_after(sub, seq, retries and retries + msg.tries(sub, m), e)
-  local text = settle.explain(e)
+  local text = err.explain(e)
   if delay then retry(sub, seq, delay, text, jitter) else reject(sub, seq, text) end
 end
 
@@ -163,8 +157,9 @@ local ANSWERS = {
   end,
 }
 
-local function not_understood(sub, verdict)
-  local info, what = debug.getinfo(sub.script, "S"), type(verdict)
+-- The error of an answer that means nothing; script: the handler that gave it.
+function M.not_understood(script, verdict)
+  local info, what = debug.getinfo(script, "S"), type(verdict)
   what = (what == "string" or what == "number") and tostring(verdict) or "a " .. what
   return err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", \"retry\", "
     .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, what))
@@ -182,7 +177,7 @@ function M.decided(sub, seq, verdict, why, sent)
   if verdict == nil then return fail(sub, seq, why) end
   if verdict == false then return fail(sub, seq, why or err.new("internal", "the handler returned false")) end
   local f = ANSWERS[verdict]
-  if not f then return fail(sub, seq, not_understood(sub, verdict)) end
+  if not f then return fail(sub, seq, M.not_understood(sub.script, verdict)) end
   if sub.auto_ack then return fail(sub, seq, err.new("validation", "cannot " .. verdict .. " with auto_ack: it is settled")) end
   f(sub, seq, why)
 end

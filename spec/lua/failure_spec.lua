@@ -1,14 +1,5 @@
 -- What becomes of a message whose handler fails, also when the policy itself does.
-local on_each_broker = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
-
-local function eventually(f)
-  local due = mx.now() + 10
-  while mx.now() < due do
-    if f() then return true end
-    mx.sleep(0.01)
-  end
-  error("it did not happen within 10 s", 2)
-end
+local on_each_broker, eventually = dofile "spec/lua/on_each_broker.lua"(describe, after_each)
 
 on_each_broker("a failed message", function(connect, name)
   -- A queue with what is to be in it, and what came to its dead letters.
@@ -162,6 +153,23 @@ on_each_broker("a failed message", function(connect, name)
     assert.equal(x, dead["x-mx-origin-exchange"])
     assert.equal("a.b", dead["x-mx-origin-key"])
     assert.truthy(dead["x-mx-first-seen"])
+  end)
+end)
+
+on_each_broker("an error object that cannot be read", function(connect, name)
+  it("fails its delivery as any other, when it is returned too", function()
+    local c, n = connect(), 0
+    local q = assert(c:queue(name "unreadable", { durable = false, dlq = true }))
+    local function raise() error "unreadable" end
+    local odd = setmetatable({}, { __index = raise, __tostring = raise })
+    assert(c:consume(q, { retry = { max = 0 } }, function(m)
+      n = n + 1
+      if m.body == "raised" then error(odd) end
+      return false, odd
+    end))
+    for _, how in ipairs { "raised", "returned" } do assert(c:publish("", q, how)) end
+    eventually(function() return c:queue_info(q .. ".dlq").messages == 2 end)
+    assert.equal(2, n)
   end)
 end)
 

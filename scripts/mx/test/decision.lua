@@ -3,14 +3,9 @@ local err, check = require "mx.err", require "mx.check"
 
 local M = {}
 
-function M.text_of(e)
-  if type(e) == "table" and e.traceback and not err.is(e) then return err.tostring(e.raised), e.traceback end
-  return err.tostring(e), err.is(e) and e.traceback or nil
-end
-
 -- A failed delivery: the retry policy says what follows. dead: it goes where rejected ones go.
 local function failed(c, attempt, e)
-  local reason, trace = M.text_of(e)
+  local reason, trace = err.explain(e)
   local r = c.test_retry
   local final = err.is(e) and e.retryable == false
   local delay = not final and attempt <= r.max
@@ -46,9 +41,7 @@ function M.of(c, attempt, receipts, ok, verdict, why)
   if verdict == true then return { decision = "ack" } end
   if not verdict then return failed(c, attempt, why == nil and "the handler returned false" or why) end
   if SAYS[verdict] then return SAYS[verdict](c, why) end
-  local info = debug.getinfo(c.test_handler, "S")
-  return failed(c, attempt, err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", "
-    .. "\"retry\", \"requeue\", or nil and an error"):format(info.short_src, info.linedefined, tostring(verdict))))
+  return failed(c, attempt, require "mx.verdict".not_understood(c.test_handler, verdict))
 end
 
 -- A consumer with manual = true: a msg whose settling methods tell decide(result); the delivery itself is acked.

@@ -244,7 +244,7 @@ local function run_main(h, f, args)
   local r = done:get(h.options.timeout or 1)
   h.waiting = not r
   if r and not r[1] and r[2].raised ~= h then
-    local text, trace = decision.text_of(r[2])
+    local text, trace = err.explain(r[2])
     return nil, text, trace
   end
   return h
