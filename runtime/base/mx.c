@@ -27,6 +27,7 @@ static void *sure(void *p, size_t n) {
 
 void *mx_zalloc(size_t n) { return sure(calloc(1, n ? n : 1), n); }
 void *mx_realloc(void *p, size_t n) { return sure(realloc(p, n ? n : 1), n); }
+void *mx_aligned(size_t alignment, size_t n) { return sure(aligned_alloc(alignment, n), n); }
 
 char *mx_strndup(const void *p, size_t n) {
     char *s = mx_zalloc(n + 1);

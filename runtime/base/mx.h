@@ -33,6 +33,7 @@ enum {
 
 void *mx_zalloc(size_t n);           /* zeroed; aborts with a line when there is no memory */
 void *mx_realloc(void *p, size_t n); /* as realloc; aborts likewise */
+void *mx_aligned(size_t alignment, size_t n); /* n: a multiple of it; as aligned_alloc; aborts likewise */
 char *mx_strndup(const void *p, size_t n);
 
 static inline mx_span mx_span_of(const char *s) {

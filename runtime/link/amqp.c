@@ -15,9 +15,8 @@ void mx_amqp_post(mx_amqp *a, uint32_t ticket, int code, int reply_code, const c
 void mx_amqp_done(mx_amqp *a, uint32_t ticket) { mx_amqp_post(a, ticket, 0, 0, NULL); }
 
 void mx_amqp_write(mx_amqp *a) {
-    if (!mx_buffer_pending(&a->conn->out)) return;
-    if (!a->stream) return;
-    mx_stream_write(a->stream, &a->conn->out);
+    if (!a->out.pending || !a->stream) return;
+    mx_stream_write_out(a->stream, &a->out);
     a->said_us = mx_clock_us();
 }
 
@@ -179,8 +178,9 @@ static void on_data(void *arg, size_t n) {
     mx_amqp_stir(a);
 }
 
-static void on_drained(void *arg) {
+static void on_drained(void *arg, size_t n) {
     mx_amqp *a = arg;
+    mx_out_wrote(&a->out, n);
     mx_amqp_write(a);
     mx_amqp_stir(a); /* flush lets the publishers go on */
 }
@@ -217,7 +217,7 @@ static void flush(mx_link *link) {
     for (mx_line *l = a->lines, *next; l; l = next) {
         next = l->next;
         if (l->kind == MX_CONSUMER) mx_amqp_settle(mx_consumer_of(l));
-        else if (l->kind == MX_PUBLISHER) mx_amqp_flush_pub(a, mx_publisher_of(l));
+        else if (l->kind == MX_PUBLISHER) mx_amqp_flush_pub(mx_publisher_of(l));
     }
     if (a->stream) mx_amqp_write(a);
     else if (a->close_ticket) release(a);
@@ -264,6 +264,7 @@ static void release(mx_amqp *a) {
     mx_link_detach(&a->base);
     if (ticket != UINT32_MAX) mx_amqp_done(a, ticket);
     mx_conn_free(a->conn);
+    mx_out_clear(&a->out);
     for (size_t i = 0; i < sizeof a->secrets / sizeof *a->secrets; i++) {
         if (a->secrets[i]) explicit_bzero(a->secrets[i], strlen(a->secrets[i]));
         free(a->secrets[i]);
@@ -346,7 +347,7 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
     resize(a, READ_ROOM);
     a->patience_ms = (int)(2 * heartbeat * 1000);
     mx_link_attach(r, &a->base);
-    a->conn = mx_conn_new(&options, &conn_events, a);
+    a->conn = mx_conn_new(&options, &a->out, &conn_events, a);
     a->stream = open_stream(a, o, why);
     mx_timer_set(mx_amqp_timers(a), &a->limit, mx_clock_us() + mx_us_of(o->connect_timeout));
     if (!a->stream) mx_conn_fail(a->conn, MX_ECONFIG, why);

@@ -52,6 +52,7 @@ struct mx_amqp {
     mx_link_base base; /* first */
     mx_stream *stream;
     mx_conn *conn;
+    mx_out out;
     mx_line control, *lines;
     mx_timer limit, beat; /* handshake or close; heartbeats */
     uint64_t heard_us, said_us;
@@ -129,7 +130,7 @@ int mx_amqp_reopen_pub(mx_pub *pub, uint32_t ticket);
 void mx_amqp_close_pub(mx_pub *pub, uint32_t ticket);
 double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
                        double timeout);
-void mx_amqp_flush_pub(mx_amqp *a, mx_amqp_publisher *p);
+void mx_amqp_flush_pub(mx_amqp_publisher *p);
 void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *text); /* its channel is gone */
 void mx_amqp_free_publisher(mx_amqp_publisher *p);
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include "base/clock.h"
+#include "wire/out.h"
 
 enum {
     WINDOW_MAX = 1 << 20,
@@ -16,10 +17,11 @@ enum {
 #define NEVER UINT64_MAX
 
 typedef struct entry {
-    uint64_t due, stamp; /* us; stamp: when it was published */
-    uint64_t hash;       /* of the caller's message id; 0: the id is ours */
-    uint32_t ticket;     /* the first who watches it */
-    uint8_t state;       /* MX_PENDING until it ended */
+    uint64_t due, stamp;   /* us; stamp: when it was published */
+    uint64_t hash;         /* of the caller's message id; 0: the id is ours */
+    const uint8_t *frames; /* what was written of it, held while it is pending; may be NULL */
+    uint32_t ticket;       /* the first who watches it */
+    uint8_t state;         /* MX_PENDING until it ended */
     uint8_t returned;
     uint8_t crowd; /* there are more who watch it: in extra */
 } entry;
@@ -171,8 +173,13 @@ static inline void confirmed(mx_confirm *c, run *r, uint64_t stamp) {
     r->count++;
 }
 
+static inline void let_go(const entry *e) {
+    if (e->frames) mx_out_release(e->frames);
+}
+
 static void end(mx_confirm *c, uint64_t seq, int state, run *r) {
     entry *e = at(c, seq);
+    let_go(e);
     e->state = (uint8_t)(state == MX_CONFIRMED && e->returned ? MX_RETURNED : state);
     if (e->state == MX_CONFIRMED) confirmed(c, r, e->stamp);
     else c->pub.failed++;
@@ -204,6 +211,7 @@ static void end_through(mx_confirm *c, uint64_t last, int state) {
         entry *e = at(c, seq);
         if (state == MX_CONFIRMED && !(e->state | e->returned) && !e->ticket) { /* nearly all */
             confirmed(c, &r, e->stamp);
+            let_go(e);
             continue;
         }
         if (!e->state) end(c, seq, state, &r);
@@ -260,11 +268,12 @@ void mx_confirm_fini(mx_confirm *c) {
     c->failure = NULL;
 }
 
-double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash) {
+double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash, const uint8_t *frames) {
     c->pub.seq++;
     if (!c->pub.confirm) return c->pub.settled = c->pub.seq;
     uint64_t us = timeout == 0 ? c->timeout_us : timeout > 0 ? us_of(timeout) : 0, due = us ? now_us + us : NEVER;
-    *at(c, published(c)) = (entry){.due = due, .stamp = now_us, .hash = id_hash};
+    *at(c, published(c)) = (entry){.due = due, .stamp = now_us, .hash = id_hash, .frames = frames};
+    if (frames) mx_out_hold(frames);
     /* one that guards an entry long settled just fires for nothing: cheaper than to follow each confirm */
     if (us && (!c->timer.place || due < c->timer.due_us)) mx_timer_set(c->timers, &c->timer, due);
     return c->pub.seq;

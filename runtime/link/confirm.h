@@ -31,8 +31,9 @@ void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *w
 void mx_confirm_fini(mx_confirm *c);
 static inline int mx_confirm_full(const mx_confirm *c) { return c->pub.seq - c->pub.settled >= c->pub.window; }
 void mx_confirm_post_room(mx_confirm *c); /* to whoever watches the window: look again */
-/* The next sequence number. id_hash: mx_confirm_hash of the caller's own message id, exchange and key; 0 when the id is ours. */
-double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash);
+/* The next sequence number. id_hash: mx_confirm_hash of the caller's own message id, exchange and key; 0 when the id is ours.
+ * frames: where a reserve of an mx_out began, held until the publish has ended; NULL: there are none. */
+double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t id_hash, const uint8_t *frames);
 /* basic.ack, basic.nack of the broker (RabbitMQ confirms). MX_EVALIDATION: a tag never published or already settled. */
 int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack);
 void mx_confirm_up_to(mx_confirm *c, double seq); /* mem://: everything up to seq is confirmed */

@@ -182,7 +182,7 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     if (code) return code;
     mx_message *m = message_of(c, exchange, key, body, props, flags);
     if (!m) return mx_refuse(MX_EVALIDATION, "a property is too long or its table is broken");
-    double seq = mx_confirm_add(c, now_of(w), timeout, 0);
+    double seq = mx_confirm_add(c, now_of(w), timeout, 0, NULL);
     mx_span headers = props && props->flags & MX_P_HEADERS ? props->headers : (mx_span){0};
     const mx_route *route = mx_store_route(e->store, exchange, key, headers);
     mx_reply *why = offence(route, exchange, props);

@@ -80,7 +80,7 @@ static void obey(layer *y) {
 
 /* A publish that the broker refuses, or cannot route. */
 static double fail(layer *y, mx_confirm *c, double timeout, int nack) {
-    double seq = mx_confirm_add(c, mx_clock_us(), timeout, 0);
+    double seq = mx_confirm_add(c, mx_clock_us(), timeout, 0, NULL);
     if (nack) mx_confirm_settle(c, (uint64_t)(seq - c->base), 0, 1);
     else mx_confirm_returned(c, seq);
     wake(y);

@@ -4,7 +4,13 @@
 #include "link/amqp.h"
 #include "message/props.h"
 
-enum { FLUSH_BYTES = 128 * 1024, HIGH_WATER = 8 * 1024 * 1024 };
+enum { FLUSH_BYTES = 128 * 1024, UNSENT_MAX = 8 * 1024 * 1024, KEPT_MAX = 64 * 1024 * 1024 };
+
+/* Too much is on its way, or is kept until it is confirmed, or the broker wants nothing now. */
+static int must_wait(const mx_amqp_publisher *p) {
+    const mx_out *out = &p->line.link->out;
+    return out->pending > UNSENT_MAX || out->room > KEPT_MAX || p->line.chan->paused;
+}
 
 /* mx_pub_watch knows of the window only: a full output shows as a window of 0, so that watchers wait, not spin. */
 static void hold_window(mx_amqp_publisher *p) {
@@ -125,7 +131,7 @@ double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body,
     mx_amqp *a = (mx_amqp *)p->base.link;
     mx_confirm *c = &p->base.confirm;
     if (pub->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the channel is not open");
-    if (mx_buffer_pending(&a->conn->out) > HIGH_WATER || p->line.chan->paused) hold_window(p);
+    if (must_wait(p)) hold_window(p);
     if (mx_confirm_full(c)) return MX_EAGAIN;
     uint8_t id[MX_ID_SIZE];
     mx_props plain;
@@ -140,14 +146,15 @@ double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body,
         plain.message_id = (mx_span){id, sizeof id};
         props = &plain;
     }
-    mx_buffer *out = &a->conn->out;
+    mx_out *out = &a->out;
     size_t most = 1024 + 32 + mx_props_bound(props) + mx_frame_body_bound(body.n, a->conn->frame_max);
-    long n = encode(a, mx_buffer_reserve(out, most), p->line.chan->number, exchange, key, body, props, flags & MX_MANDATORY);
+    uint8_t *frames = mx_out_reserve(out, most);
+    long n = encode(a, frames, p->line.chan->number, exchange, key, body, props, flags & MX_MANDATORY);
     if (n < 0) return (double)n;
-    out->len += (size_t)n;
+    mx_out_add(out, (size_t)n);
     p->unflushed++;
-    double seq = mx_confirm_add(c, mx_clock_us(), timeout, hash);
-    if (p->unflushed >= (pub->window + 3) / 4 || mx_buffer_pending(out) >= FLUSH_BYTES) {
+    double seq = mx_confirm_add(c, mx_clock_us(), timeout, hash, frames);
+    if (p->unflushed >= (pub->window + 3) / 4 || out->pending >= FLUSH_BYTES) {
         p->unflushed = 0;
         mx_amqp_write(a);
     }
@@ -165,8 +172,7 @@ void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *te
     if (p->closing) mx_amqp_free_publisher(p);
 }
 
-void mx_amqp_flush_pub(mx_amqp *a, mx_amqp_publisher *p) {
-    mx_chan *h = p->line.chan;
+void mx_amqp_flush_pub(mx_amqp_publisher *p) {
     p->unflushed = 0;
-    if (p->held && mx_buffer_pending(&a->conn->out) <= HIGH_WATER && h && !h->paused) release_window(p);
+    if (p->held && p->line.chan && !must_wait(p)) release_window(p);
 }

@@ -8,7 +8,7 @@
 #include "wire/chan.h"
 
 enum { WAIT_START, WAIT_TUNE, WAIT_OPEN, OPEN, CLOSING, DEAD };
-enum { MAX_CHANNELS = 2047 };
+enum { MAX_CHANNELS = 2047, METHOD_ROOM = 1024 };
 
 /* One pool for all that librabbitmq decodes: what it gave is used before the next frame. */
 static amqp_pool_t pool;
@@ -17,10 +17,10 @@ static amqp_bytes_t bytes(mx_span s) { return (amqp_bytes_t){s.n, (void *)s.p}; 
 static mx_span span(amqp_bytes_t b) { return (mx_span){b.bytes, b.len}; }
 
 int mx_conn_write(mx_conn *c, uint16_t channel, uint32_t method, void *decoded) {
-    size_t room = c->frame_max;
-    int n = mx_frame_method(mx_buffer_reserve(&c->out, room), room, channel, method, decoded);
+    int n = mx_frame_method(mx_out_reserve(c->out, METHOD_ROOM), METHOD_ROOM, channel, method, decoded);
+    if (n < 0) n = mx_frame_method(mx_out_reserve(c->out, c->frame_max), c->frame_max, channel, method, decoded);
     if (n < 0) return n;
-    c->out.len += (size_t)n;
+    mx_out_add(c->out, (size_t)n);
     return 0;
 }
 
@@ -155,8 +155,7 @@ static int on_close(mx_conn *c, amqp_connection_close_t *m) {
 
 static int on_open_ok(mx_conn *c) {
     c->state = OPEN;
-    /* start-ok was written at the buffer's begin: the password goes */
-    if (!mx_buffer_pending(&c->out)) explicit_bzero(c->out.p, c->out.room < 8192 ? c->out.room : 8192);
+    mx_out_wipe(c->out); /* start-ok held the password */
     c->events->open(c->arg);
     return 0;
 }
@@ -221,16 +220,17 @@ static int on_frame(mx_conn *c, const mx_frame *f, size_t rest, size_t *more) {
 
 /* ---- what the header promises ----------------------------------------------------------------------------------- */
 
-mx_conn *mx_conn_new(const mx_conn_options *o, const mx_conn_events *events, void *arg) {
+mx_conn *mx_conn_new(const mx_conn_options *o, mx_out *out, const mx_conn_events *events, void *arg) {
     mx_conn *c = mx_zalloc(sizeof *c);
     c->options = *o;
+    c->out = out;
     c->events = events;
     c->arg = arg;
     c->frame_max = MX_FRAME_MAX;
     c->channel_max = MAX_CHANNELS;
     if (!pool.pagesize) init_amqp_pool(&pool, 16384);
-    memcpy(mx_buffer_reserve(&c->out, 8), "AMQP\0\0\x09\x01", 8); /* 4.2.2 */
-    c->out.len += 8;
+    memcpy(mx_out_reserve(out, 8), "AMQP\0\0\x09\x01", 8); /* 4.2.2 */
+    mx_out_add(out, 8);
     return c;
 }
 
@@ -238,7 +238,6 @@ void mx_conn_free(mx_conn *c) {
     for (uint32_t i = 1; i < c->channels; i++)
         if (c->channel[i]) mx_chan_free(c->channel[i]);
     free(c->channel);
-    mx_buffer_fini(&c->out);
     free(c);
 }
 
@@ -327,10 +326,10 @@ void mx_conn_fail(mx_conn *c, int code, const char *text) {
 
 void mx_conn_heartbeat(mx_conn *c) {
     if (c->state != OPEN) return;
-    uint8_t *p = mx_buffer_reserve(&c->out, MX_FRAME_OVERHEAD);
+    uint8_t *p = mx_out_reserve(c->out, MX_FRAME_OVERHEAD);
     mx_frame_head(p, MX_FRAME_HEARTBEAT, 0, 0);
     p[7] = MX_FRAME_END;
-    c->out.len += MX_FRAME_OVERHEAD;
+    mx_out_add(c->out, MX_FRAME_OVERHEAD);
 }
 
 int mx_conn_is_open(const mx_conn *c) { return c->state == OPEN; }

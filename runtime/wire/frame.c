@@ -26,22 +26,6 @@ long mx_frame_next(const uint8_t *p, size_t n, uint32_t frame_max, mx_frame *out
     return MX_EVALIDATION;
 }
 
-uint8_t *mx_buffer_reserve(mx_buffer *b, size_t n) {
-    if (b->off == b->len) b->off = b->len = 0;
-    if (b->len + n > b->room && b->off) {
-        memmove(b->p, b->p + b->off, b->len - b->off);
-        b->len -= b->off;
-        b->off = 0;
-    }
-    if (b->len + n > b->room) b->p = mx_realloc(b->p, b->room = (b->len + n) * 2);
-    return b->p + b->len;
-}
-
-void mx_buffer_fini(mx_buffer *b) {
-    free(b->p);
-    *b = (mx_buffer){0};
-}
-
 size_t mx_frame_head(uint8_t *p, int type, uint16_t channel, size_t size) {
     p[0] = (uint8_t)type;
     mx_put16(p + 1, channel);

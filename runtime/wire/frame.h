@@ -25,16 +25,6 @@ static inline void mx_put16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)(v >> 8), 
 static inline void mx_put32(uint8_t *p, uint32_t v) { v = __builtin_bswap32(v), memcpy(p, &v, 4); }
 static inline void mx_put64(uint8_t *p, uint64_t v) { v = __builtin_bswap64(v), memcpy(p, &v, 8); }
 
-/* Bytes that wait to be written; off counts those that left. */
-typedef struct mx_buffer {
-    uint8_t *p;
-    size_t off, len, room;
-} mx_buffer;
-
-uint8_t *mx_buffer_reserve(mx_buffer *b, size_t n); /* n bytes at the end; add what was used to len */
-static inline size_t mx_buffer_pending(const mx_buffer *b) { return b->len - b->off; }
-void mx_buffer_fini(mx_buffer *b);
-
 /* Each returns the bytes written at p, or a negative code. */
 size_t mx_frame_head(uint8_t *p, int type, uint16_t channel, size_t size);
 int mx_frame_method(uint8_t *p, size_t room, uint16_t channel, uint32_t method, void *decoded);

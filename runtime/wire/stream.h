@@ -3,11 +3,11 @@
 #ifndef MX_STREAM_H
 #define MX_STREAM_H
 #include <uv.h>
-#include "wire/frame.h"
+#include "wire/out.h"
 
 typedef struct mx_stream mx_stream;
 typedef struct mx_stream_kind { /* see the functions below */
-    void (*write)(mx_stream *s, mx_buffer *b);
+    size_t (*write)(mx_stream *s, const uint8_t *p, size_t n);
     void (*resume)(mx_stream *s);
     void (*patience)(mx_stream *s, int timeout_ms);
     void (*close)(mx_stream *s);
@@ -20,7 +20,7 @@ typedef struct mx_stream_events {
     void (*up)(void *arg);
     void (*room)(void *arg, uint8_t **p, size_t *n); /* where to read to; n = 0: not now, mx_stream_resume later */
     void (*data)(void *arg, size_t n);
-    void (*drained)(void *arg);               /* what write had to queue has left */
+    void (*drained)(void *arg, size_t n);     /* so many bytes of the last write left later; write may be called again */
     void (*down)(void *arg, const char *why); /* once; also when connecting failed */
     void (*gone)(void *arg);                  /* after mx_stream_close: nothing of it is left */
 } mx_stream_events;
@@ -42,9 +42,16 @@ enum { MX_TLS_WHY = 512 };
 mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,
                        char why[MX_TLS_WHY], const mx_stream_events *e, void *arg);
 
-/* Writes what the kernel takes and queues the rest (at most one rest at a time); takes all of b, or nothing while a rest waits.
- */
-static inline void mx_stream_write(mx_stream *s, mx_buffer *b) { s->kind->write(s, b); }
+/* How many of the n bytes left at once. The others leave later and stay where they are until drained tells of them, or until
+ * mx_stream_close; meanwhile, and before up and after down, nothing more is taken: 0. */
+static inline size_t mx_stream_write(mx_stream *s, const uint8_t *p, size_t n) { return s->kind->write(s, p, n); }
+static inline void mx_stream_write_out(mx_stream *s, mx_out *o) {
+    for (mx_span b; (b = mx_out_front(o)).n;) {
+        size_t n = mx_stream_write(s, b.p, b.n);
+        mx_out_wrote(o, n);
+        if (n < b.n) return;
+    }
+}
 static inline void mx_stream_resume(mx_stream *s) { s->kind->resume(s); }
 /* As in open; 0: the system's own. */
 static inline void mx_stream_patience(mx_stream *s, int timeout_ms) { s->kind->patience(s, timeout_ms); }

@@ -11,7 +11,7 @@ typedef struct tcp {
     uv_connect_t connect;
     uv_write_t write;
     struct addrinfo *addresses, *address;
-    mx_buffer rest; /* being written */
+    size_t rest; /* how much is being written */
     const mx_stream_events *events;
     void *arg;
     int timeout_ms, refused; /* refused: why the name was not even looked up, 0: it was */
@@ -27,7 +27,6 @@ static void tell_down(tcp *s, const char *why) {
 static void finish(tcp *s) {
     if (s->resolving || s->has_tcp) return;
     uv_freeaddrinfo(s->addresses);
-    mx_buffer_fini(&s->rest);
     s->events->gone(s->arg);
     free(s);
 }
@@ -146,31 +145,25 @@ static void refuse(tcp *s, uv_loop_t *loop) {
 static void on_written(uv_write_t *r, int status) {
     tcp *s = r->data;
     s->writing = 0;
-    s->rest.off = s->rest.len = 0;
     if (s->closing) return;
     /* what the peer said before it closed still comes, its reason among it; then reading ends too */
     if ((status == UV_EPIPE || status == UV_ECONNRESET) && s->reading) return;
     if (status) tell_down(s, uv_strerror(status));
-    else s->events->drained(s->arg);
+    else s->events->drained(s->arg, s->rest);
 }
 
-static void write_out(mx_stream *stream, mx_buffer *b) {
+static size_t write_out(mx_stream *stream, const uint8_t *p, size_t n) {
     tcp *s = (tcp *)stream;
-    if (s->writing || !s->up || s->down || s->closing || b->off == b->len) return;
-    uv_buf_t bytes = uv_buf_init((char *)b->p + b->off, (unsigned)(b->len - b->off));
-    int n = uv_try_write((uv_stream_t *)&s->tcp, &bytes, 1);
-    if (n > 0) b->off += (size_t)n;
-    if (b->off == b->len) {
-        b->off = b->len = 0;
-        return;
-    }
-    /* the rest waits for the kernel; what comes meanwhile goes to the other buffer */
-    mx_buffer other = s->rest;
-    s->rest = *b;
-    *b = (mx_buffer){other.p, 0, 0, other.room};
-    bytes = uv_buf_init((char *)s->rest.p + s->rest.off, (unsigned)(s->rest.len - s->rest.off));
+    if (s->writing || !s->up || s->down || s->closing || !n) return 0;
+    uv_buf_t bytes = uv_buf_init((char *)p, (unsigned)n);
+    int taken = uv_try_write((uv_stream_t *)&s->tcp, &bytes, 1);
+    size_t left = taken > 0 ? (size_t)taken : 0;
+    if (left == n) return n;
+    s->rest = n - left;
+    bytes = uv_buf_init((char *)p + left, (unsigned)s->rest);
     s->write.data = s;
     s->writing = !uv_write(&s->write, (uv_stream_t *)&s->tcp, &bytes, 1, on_written);
+    return left;
 }
 
 static void close_down(mx_stream *stream) {

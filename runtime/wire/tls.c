@@ -20,8 +20,8 @@ typedef struct tls {
     SSL *ssl;
     BIO *in, *out; /* ciphertext; the SSL owns them */
     uint8_t *cipher;
-    mx_buffer waiting; /* ciphertext that tcp did not take */
-    uv_idle_t more;    /* plain bytes are left that came with others */
+    mx_out waiting; /* ciphertext that tcp did not take */
+    uv_idle_t more; /* plain bytes are left that came with others */
     const mx_stream_events *events;
     void *arg;
     int up, down, closing, gone, full;
@@ -98,10 +98,10 @@ static void tell_down(tls *s, const char *why) {
 static void flush(tls *s) {
     size_t n = BIO_ctrl_pending(s->out);
     if (n) {
-        BIO_read(s->out, mx_buffer_reserve(&s->waiting, n), (int)n);
-        s->waiting.len += n;
+        BIO_read(s->out, mx_out_reserve(&s->waiting, n), (int)n);
+        mx_out_add(&s->waiting, n);
     }
-    if (mx_buffer_pending(&s->waiting)) mx_stream_write(s->tcp, &s->waiting);
+    mx_stream_write_out(s->tcp, &s->waiting);
 }
 
 /* Hands plain bytes to the owner while it has room. */
@@ -153,10 +153,11 @@ static void on_data(void *arg, size_t n) {
     deliver(s);
 }
 
-static void on_drained(void *arg) {
+static void on_drained(void *arg, size_t n) {
     tls *s = arg;
+    mx_out_wrote(&s->waiting, n);
     flush(s);
-    if (s->up && !mx_buffer_pending(&s->waiting)) s->events->drained(s->arg);
+    if (s->up && !s->waiting.pending) s->events->drained(s->arg, 0);
 }
 
 /* Without a close_notify somebody else may have cut it: a loss, never a clean end. */
@@ -169,7 +170,7 @@ static void on_down(void *arg, const char *why) {
 
 static void finish(tls *s) {
     SSL_free(s->ssl);
-    mx_buffer_fini(&s->waiting);
+    mx_out_clear(&s->waiting);
     free(s->cipher);
     s->events->gone(s->arg);
     free(s);
@@ -196,16 +197,17 @@ static void resume(mx_stream *stream) {
 
 static void be_patient(mx_stream *stream, int timeout_ms) { mx_stream_patience(((tls *)stream)->tcp, timeout_ms); }
 
-static void write_out(mx_stream *stream, mx_buffer *b) {
+static size_t write_out(mx_stream *stream, const uint8_t *p, size_t n) {
     tls *s = (tls *)stream;
-    if (!s->up || s->down || s->closing || mx_buffer_pending(&s->waiting) || !mx_buffer_pending(b)) return;
+    if (!s->up || s->down || s->closing || s->waiting.pending || !n) return 0;
+    if (n > INT32_MAX) n = INT32_MAX;
     ERR_clear_error();
-    if (SSL_write(s->ssl, b->p + b->off, (int)mx_buffer_pending(b)) <= 0) {
+    if (SSL_write(s->ssl, p, (int)n) <= 0) {
         tell_down(s, explain(s));
-        return;
+        return 0;
     }
-    b->off = b->len = 0;
     flush(s);
+    return n;
 }
 
 static void close_down(mx_stream *stream) {

@@ -8,6 +8,7 @@
 #include "wire/chan.h"
 
 static mx_conn *conn;
+static mx_out out;
 static mx_inbox inbox;
 static char said[4096];
 static int one_by_one, sliced;
@@ -90,7 +91,7 @@ static void setup(size_t max_body) {
                                      .password = {(const uint8_t *)"secret", 6},
                                      .vhost = {(const uint8_t *)"/", 1}};
     pending_n = 0;
-    conn = mx_conn_new(&options, &events, NULL);
+    conn = mx_conn_new(&options, &out, &events, NULL);
     METHOD(0, "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x05PLAIN\0\0\0\x05"
               "en_US");
     METHOD(0, "\0\x0a\0\x1e\x07\xff\0\x02\0\0\0\x3c");
@@ -102,13 +103,14 @@ static void teardown(void) {
     if (inbox.slot) mx_inbox_fini(&inbox);
     inbox = (mx_inbox){0};
     mx_conn_free(conn);
+    mx_out_clear(&out);
 }
 
 static mx_chan *open_channel(void) {
     mx_chan *c = mx_chan_new(conn, NULL);
     METHOD(c->number, OPEN_OK);
     *said = 0;
-    conn->out.off = conn->out.len; /* what follows is the answer */
+    mx_out_wrote(&out, out.pending); /* what follows is the answer */
     return c;
 }
 
@@ -135,8 +137,7 @@ static void deliver(int channel, const char *body) {
 
 #define EACH_WAY for (one_by_one = 0; one_by_one < 2; one_by_one++)
 #define assert_answer(bytes)                                                                                                     \
-    (assert_int_equal(mx_buffer_pending(&conn->out), sizeof bytes - 1),                                                          \
-     assert_memory_equal(conn->out.p + conn->out.off, bytes, sizeof bytes - 1))
+    (assert_int_equal(out.pending, sizeof bytes - 1), assert_memory_equal(mx_out_front(&out).p, bytes, sizeof bytes - 1))
 
 static void chan_numbers_are_used_again_as_late_as_possible(void **state) {
     (void)state;
@@ -272,10 +273,10 @@ static void chan_holds_bodies_to_max_body(void **state) {
         assert_int_equal(mx_message_bytes(), before);
         deliver(1, "12345");
         assert_int_equal(inbox.tail, 1);
-        conn->out.off = conn->out.len;
+        mx_out_wrote(&out, out.pending);
         c->no_ack = 1; /* there is nothing to reject */
         deliver(1, "123456");
-        assert_int_equal(mx_buffer_pending(&conn->out), 0);
+        assert_int_equal(out.pending, 0);
         c->no_ack = 0;
         deliver_in_parts(1, "xxx", "123456"); /* nobody's: somebody with other limits may want it */
         assert_answer(NACK("\x02"));
@@ -321,7 +322,7 @@ static void chan_tells_of_a_return_however_large_it_is(void **state) {
         frame(MX_FRAME_BODY, 1, "5678", 4);
         METHOD(1, "\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0");
         assert_string_equal(said, "returned id ex k;confirm 1 0 0;");
-        assert_int_equal(mx_buffer_pending(&conn->out), 0);
+        assert_int_equal(out.pending, 0);
         teardown();
     }
 }
@@ -392,10 +393,10 @@ static void chan_gives_back_what_is_for_nobody(void **state) {
         c->consumer_tag[0] = 0; /* cancelled */
         deliver(1, "late");
         assert_answer("\x01\0\x01\0\0\0\x0d\0\x3c\0\x78\0\0\0\0\0\0\0\x07\x02\xce");
-        conn->out.off = conn->out.len;
+        mx_out_wrote(&out, out.pending);
         c->no_ack = 1; /* then the broker has forgotten the tag: naming it would close the channel */
         deliver(1, "late");
-        assert_int_equal(mx_buffer_pending(&conn->out), 0);
+        assert_int_equal(out.pending, 0);
         assert_int_equal(inbox.tail, 0);
         teardown();
     }
@@ -408,7 +409,7 @@ static void chan_never_answers_a_cancel_of_the_broker(void **state) {
         open_consumer(16);
         METHOD(1, "\0\x3c\0\x1e\x03tag\x01");
         assert_string_equal(said, "cancelled 1;");
-        assert_int_equal(mx_buffer_pending(&conn->out), 0);
+        assert_int_equal(out.pending, 0);
         teardown();
     }
 }

@@ -39,7 +39,7 @@ static int finish(void **state) {
 }
 
 static void publish(int n) {
-    while (n--) mx_confirm_add(&c, now, 0, 0);
+    while (n--) mx_confirm_add(&c, now, 0, 0, NULL);
 }
 static void tick(uint64_t us) { mx_timers_run(&timers, now += us); }
 static int ack(uint64_t tag) { return mx_confirm_settle(&c, tag, 0, 0); }
@@ -102,9 +102,9 @@ static void confirm_refuses_tags_unknown_or_settled(void **state) {
 static void confirm_times_out_at_the_deadline_and_takes_a_late_ack(void **state) {
     (void)state;
     publish(1);
-    mx_confirm_add(&c, now, 5, 0);
-    mx_confirm_add(&c, now, 0.5, 0);
-    mx_confirm_add(&c, now, -1, 0);
+    mx_confirm_add(&c, now, 5, 0, NULL);
+    mx_confirm_add(&c, now, 0.5, 0, NULL);
+    mx_confirm_add(&c, now, -1, 0, NULL);
     tick(499999);
     assert_int_equal(state_of(3), MX_PENDING);
     tick(2);
@@ -170,7 +170,7 @@ static void confirm_finds_foreign_ids_oldest_first(void **state) {
     uint64_t hash = mx_confirm_hash(id, ex, key);
     assert_true(hash && hash != mx_confirm_hash(id, mx_span_of("ek"), (mx_span){0}));
     publish(1);
-    for (int i = 0; i < 3; i++) mx_confirm_add(&c, now, 0, hash);
+    for (int i = 0; i < 3; i++) mx_confirm_add(&c, now, 0, hash, NULL);
     mx_confirm_return(&c, id, ex, key);
     mx_confirm_return(&c, id, ex, key);
     mx_confirm_return(&c, id, ex, mx_span_of("other"));
@@ -185,8 +185,8 @@ static void confirm_does_not_take_a_forwarded_id_for_its_own(void **state) {
     uint8_t bytes[MX_ID_SIZE];
     mx_span id = {bytes, sizeof bytes}, ex = mx_span_of("e"), key = mx_span_of("k");
     mx_confirm_id(&c, bytes);
-    mx_confirm_add(&c, now, 0, mx_confirm_hash(mx_span_of("x"), ex, key));
-    mx_confirm_add(&c, now, 0, mx_confirm_hash(id, ex, key));
+    mx_confirm_add(&c, now, 0, mx_confirm_hash(mx_span_of("x"), ex, key), NULL);
+    mx_confirm_add(&c, now, 0, mx_confirm_hash(id, ex, key), NULL);
     mx_confirm_return(&c, id, ex, key);
     ack_to(2);
     assert_true(state_of(1) == MX_CONFIRMED && state_of(2) == MX_RETURNED);
@@ -294,7 +294,7 @@ static void confirm_settles_at_once_without_confirms(void **state) {
 static void confirm_records_the_latency_of_confirmed_ones(void **state) {
     (void)state;
     uint64_t then = mx_clock_us() - 1000000;
-    for (int i = 0; i < 9; i++) mx_confirm_add(&c, then, 100, 0);
+    for (int i = 0; i < 9; i++) mx_confirm_add(&c, then, 100, 0, NULL);
     nack(1);
     ack(2);
     ack_to(9);
@@ -352,7 +352,7 @@ static void step_publish(void) {
     if (mx_confirm_full(&c)) return;
     double timeout = timeouts[rnd(6)];
     uint64_t hash = rnd(4) ? 0 : 1 + rnd(5);
-    assert_true(mx_confirm_add(&c, now, timeout, hash) == (double)++last);
+    assert_true(mx_confirm_add(&c, now, timeout, hash, NULL) == (double)++last);
     double s = timeout == 0 ? 1 : timeout;
     model[last].due = s < 0 ? UINT64_MAX : now + (uint64_t)(s * 1e6) + 1;
     model[last].hash = hash;

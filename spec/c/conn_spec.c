@@ -8,6 +8,7 @@
 #include "wire/chan.h"
 
 static mx_conn *conn;
+static mx_out out;
 static mx_inbox inbox;
 static char said[4096]; /* what happened, in words */
 static int one_by_one;
@@ -81,13 +82,14 @@ static void setup(void) {
                                             .vhost = {(const uint8_t *)"/", 1}};
     *said = 0;
     pending_n = 0;
-    conn = mx_conn_new(&options, &events, NULL);
+    conn = mx_conn_new(&options, &out, &events, NULL);
 }
 
 static void teardown(void) {
     if (inbox.slot) mx_inbox_fini(&inbox);
     inbox = (mx_inbox){0};
     mx_conn_free(conn);
+    mx_out_clear(&out);
 }
 
 static void shake_hands(void) {
@@ -117,7 +119,7 @@ static void conn_shakes_hands(void **state) {
     (void)state;
     EACH_WAY {
         setup();
-        assert_memory_equal(conn->out.p, "AMQP\0\0\x09\x01", 8);
+        assert_memory_equal(mx_out_front(&out).p, "AMQP\0\0\x09\x01", 8);
         shake_hands();
         assert_string_equal(said, "open;");
         assert_int_equal(conn->frame_max, 131072);
@@ -157,7 +159,7 @@ static void conn_reports_a_close_and_answers_it(void **state) {
         METHOD(0, "\0\x0a\0\x32\x01\x40\x0a"
                   "FORCED\x1b[m\0\0\0\0\0");
         assert_non_null(strstr(said, "closed -5 320 FORCED?[m"));
-        assert_memory_equal(conn->out.p + conn->out.len - 12, "\x01\0\0\0\0\0\x04\0\x0a\0\x33\xce", 12);
+        assert_memory_equal(out.last->bytes + out.last->len - 12, "\x01\0\0\0\0\0\x04\0\x0a\0\x33\xce", 12);
         size_t before = strlen(said);
         METHOD(0, OPEN_OK);
         assert_int_equal(strlen(said), before);
@@ -226,7 +228,7 @@ static void conn_gives_back_what_is_for_nobody(void **state) {
     frame(MX_FRAME_HEADER, 1, "\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\0", 14);
     frame(MX_FRAME_BODY, 1, "ab", 2);
     assert_int_equal(inbox.tail, 0);
-    assert_memory_equal(conn->out.p + conn->out.len - 21, "\x01\0\x01\0\0\0\x0d\0\x3c\0\x78\0\0\0\0\0\0\0\x09\x02\xce", 21);
+    assert_memory_equal(out.last->bytes + out.last->len - 21, "\x01\0\x01\0\0\0\x0d\0\x3c\0\x78\0\0\0\0\0\0\0\x09\x02\xce", 21);
     teardown();
 }
 
@@ -364,11 +366,11 @@ static void conn_answers_each_close_of_a_channel_once(void **state) {
         setup();
         shake_hands();
         open_channel();
-        conn->out.off = conn->out.len;
+        mx_out_wrote(&out, out.pending);
         *said = 0;
         for (int i = 0; i < 3; i++) METHOD(1, "\0\x14\0\x28\x01\x94\x09NOT_FOUND\0\0\0\0");
         assert_string_equal(said, "channel 1 closed 404 NOT_FOUND;");
-        assert_int_equal(mx_buffer_pending(&conn->out), 12);
+        assert_int_equal(out.pending, 12);
         teardown();
     }
 }

@@ -142,22 +142,6 @@ static void frame_cuts_bodies_at_frame_max(void **state) {
     }
 }
 
-static void buffer_keeps_what_waits_when_it_grows(void **state) {
-    mx_buffer b = {0};
-    (void)state;
-    memcpy(mx_buffer_reserve(&b, 4), "abcd", 4);
-    b.len += 4;
-    b.off = 2;
-    memset(mx_buffer_reserve(&b, 100000), 'x', 100000);
-    b.len += 100000;
-    assert_int_equal(mx_buffer_pending(&b), 100002);
-    assert_memory_equal(b.p + b.off, "cdxx", 4);
-    b.off = b.len;
-    mx_buffer_reserve(&b, 1);
-    assert_int_equal(b.len, 0);
-    mx_buffer_fini(&b);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frame_splits_a_whole_frame),
@@ -170,7 +154,6 @@ int main(void) {
         cmocka_unit_test(frame_writes_a_method_it_can_read),
         cmocka_unit_test(frame_refuses_a_method_that_does_not_fit),
         cmocka_unit_test(frame_cuts_bodies_at_frame_max),
-        cmocka_unit_test(buffer_keeps_what_waits_when_it_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

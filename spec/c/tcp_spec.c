@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <stdlib.h>
+#include <string.h>
 #include "wire/stream.h"
 
 static uv_loop_t loop;
@@ -13,7 +14,7 @@ static char reason[200];
 static void on_up(void *arg) { (void)arg, ups++; }
 static void on_room(void *arg, uint8_t **p, size_t *n) { (void)arg, *p = NULL, *n = 0; }
 static void on_data(void *arg, size_t n) { (void)arg, (void)n; }
-static void on_drained(void *arg) { (void)arg; }
+static void on_drained(void *arg, size_t n) { (void)arg, (void)n; }
 static void on_down(void *arg, const char *why) {
     mx_stream **s = arg;
     downs++;

@@ -95,7 +95,7 @@ typedef struct client {
     size_t got, want, step, owed; /* bytes read, awaited, given as room at once, and rooms refused */
     int up, gone;
     char why[512];
-    mx_buffer out;
+    mx_out out;
 } client;
 
 static void stop(client *c) {
@@ -106,7 +106,7 @@ static void stop(client *c) {
 static void on_up(void *arg) {
     client *c = arg;
     c->up = 1;
-    if (c->want) mx_stream_write(c->stream, &c->out);
+    if (c->want) mx_stream_write_out(c->stream, &c->out);
     else stop(c);
 }
 static void on_room(void *arg, uint8_t **p, size_t *n) {
@@ -120,9 +120,10 @@ static void on_data(void *arg, size_t n) {
     c->got += n;
     if (c->got >= c->want && !uv_is_closing((uv_handle_t *)&c->patience)) stop(c);
 }
-static void on_drained(void *arg) {
+static void on_drained(void *arg, size_t n) {
     client *c = arg;
-    mx_stream_write(c->stream, &c->out);
+    mx_out_wrote(&c->out, n);
+    mx_stream_write_out(c->stream, &c->out);
 }
 static void on_down(void *arg, const char *why) {
     client *c = arg;
@@ -134,7 +135,7 @@ static const mx_stream_events events = {on_up, on_room, on_data, on_drained, on_
 
 static void on_tick(uv_timer_t *t) { /* a stream that had no room is resumed from the loop, as its owner does */
     client *c = t->data;
-    mx_stream_write(c->stream, &c->out);
+    mx_stream_write_out(c->stream, &c->out);
     mx_stream_resume(c->stream);
 }
 
@@ -155,7 +156,7 @@ static void talk(client *c, server *s, const mx_tls_options *o) {
     uv_run(&c->loop, UV_RUN_DEFAULT);
     assert_true(c->gone);
     assert_int_equal(uv_loop_close(&c->loop), 0);
-    mx_buffer_fini(&c->out);
+    mx_out_clear(&c->out);
 }
 
 static client *client_new(size_t send, size_t step) {
@@ -163,9 +164,9 @@ static client *client_new(size_t send, size_t step) {
     c->want = send;
     c->step = step;
     if (send) {
-        uint8_t *p = mx_buffer_reserve(&c->out, send);
+        uint8_t *p = mx_out_reserve(&c->out, send);
         for (size_t i = 0; i < send; i++) p[i] = (uint8_t)(i * 7 + i / 251);
-        c->out.len = send;
+        mx_out_add(&c->out, send);
     }
     return c;
 }

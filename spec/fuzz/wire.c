@@ -7,6 +7,7 @@
 #include "wire/chan.h"
 
 static mx_conn *conn;
+static mx_out out;
 static mx_inbox inbox;
 static int closed;
 static uint32_t dice;
@@ -74,7 +75,7 @@ static void feed(const uint8_t *p, size_t n) {
         free(exact);
         memmove(pending, pending + used, pending_n - used);
         pending_n -= used;
-        conn->out.off = conn->out.len;
+        mx_out_wrote(&out, out.pending);
     }
 }
 
@@ -132,13 +133,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     closed = 0;
     dice = p[0];
     pending_n = 0;
-    conn = mx_conn_new(&options, &events, NULL);
+    conn = mx_conn_new(&options, &out, &events, NULL);
     if (p[0] & 2) open_up();
     if (p[0] & 1) records(p + 1, n - 1);
     else in_pieces(p + 1, n - 1);
     if (!closed) mx_conn_fail(conn, MX_ECONNECTION, "the stream is gone");
     must(closed);
     mx_conn_free(conn);
+    mx_out_clear(&out);
     if (inbox.slot) mx_inbox_fini(&inbox);
     inbox = (mx_inbox){0};
     free(pending);

@@ -1,0 +1,73 @@
+/* out.c - the chunks of what goes out. */
+#include "wire/out.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { SPARE_MAX = 32, SECRET_MAX = 8192, CHUNK_ROOM = MX_CHUNK - sizeof(mx_chunk) };
+
+static mx_chunk *spare; /* of CHUNK_ROOM */
+static int spares;
+
+static mx_chunk *new_chunk(size_t n) {
+    size_t room = n > CHUNK_ROOM ? n : CHUNK_ROOM;
+    mx_chunk *c = spare;
+    if (room == CHUNK_ROOM && c) {
+        spare = c->next;
+        spares--;
+    } else {
+        size_t size = (sizeof *c + room + MX_CHUNK - 1) / MX_CHUNK * MX_CHUNK;
+        c = mx_aligned(MX_CHUNK, size);
+    }
+    *c = (mx_chunk){.room = room};
+    return c;
+}
+
+void mx_chunk_free(mx_chunk *c) {
+    c->out->room -= c->room;
+    if (c->room != CHUNK_ROOM || spares == SPARE_MAX) {
+        free(c);
+        return;
+    }
+    c->next = spare;
+    spare = c;
+    spares++;
+}
+
+static void take_first(mx_out *o) {
+    mx_chunk *c = o->first;
+    o->first = c->next;
+    if (!o->first) o->last = NULL;
+    o->off = 0;
+    c->queued = 0;
+    if (!c->holds) mx_chunk_free(c);
+}
+
+uint8_t *mx_out_more(mx_out *o, size_t n) {
+    if (o->first && o->off == o->first->len) take_first(o);
+    mx_chunk *c = new_chunk(n);
+    c->out = o;
+    c->queued = 1;
+    o->room += c->room;
+    if (o->last) o->last->next = c;
+    else o->first = c;
+    o->last = c;
+    return c->bytes;
+}
+
+void mx_out_wrote(mx_out *o, size_t n) {
+    o->off += n;
+    o->pending -= n;
+    while (o->first != o->last && o->off == o->first->len) take_first(o);
+}
+
+void mx_out_clear(mx_out *o) {
+    while (o->first) take_first(o);
+    o->pending = 0;
+}
+
+void mx_out_wipe(mx_out *o) {
+    mx_chunk *c = o->first;
+    if (!c) return;
+    explicit_bzero(c->bytes, o->off);
+    explicit_bzero(c->bytes + c->len, c->room - c->len < SECRET_MAX ? c->room - c->len : SECRET_MAX);
+}
