@@ -17,10 +17,10 @@ static amqp_bytes_t bytes(mx_span s) { return (amqp_bytes_t){s.n, (void *)s.p}; 
 static mx_span span(amqp_bytes_t b) { return (mx_span){b.bytes, b.len}; }
 
 int mx_conn_write(mx_conn *c, uint16_t channel, uint32_t method, void *decoded) {
-    int n = mx_frame_method(mx_out_reserve(c->out, METHOD_ROOM), METHOD_ROOM, channel, method, decoded);
-    if (n < 0) n = mx_frame_method(mx_out_reserve(c->out, c->frame_max), c->frame_max, channel, method, decoded);
+    int n = mx_frame_method(mx_sendq_reserve(c->out, METHOD_ROOM), METHOD_ROOM, channel, method, decoded);
+    if (n < 0) n = mx_frame_method(mx_sendq_reserve(c->out, c->frame_max), c->frame_max, channel, method, decoded);
     if (n < 0) return n;
-    mx_out_add(c->out, (size_t)n);
+    mx_sendq_add(c->out, (size_t)n);
     return 0;
 }
 
@@ -155,7 +155,7 @@ static int on_close(mx_conn *c, amqp_connection_close_t *m) {
 
 static int on_open_ok(mx_conn *c) {
     c->state = OPEN;
-    mx_out_wipe(c->out); /* start-ok held the password */
+    mx_sendq_wipe(c->out); /* start-ok held the password */
     c->events->open(c->arg);
     return 0;
 }
@@ -220,7 +220,7 @@ static int on_frame(mx_conn *c, const mx_frame *f, size_t rest, size_t *more) {
 
 /* ---- what the header promises ----------------------------------------------------------------------------------- */
 
-mx_conn *mx_conn_new(const mx_conn_options *o, mx_out *out, const mx_conn_events *events, void *arg) {
+mx_conn *mx_conn_new(const mx_conn_options *o, mx_sendq *out, const mx_conn_events *events, void *arg) {
     mx_conn *c = mx_zalloc(sizeof *c);
     c->options = *o;
     c->out = out;
@@ -229,8 +229,8 @@ mx_conn *mx_conn_new(const mx_conn_options *o, mx_out *out, const mx_conn_events
     c->frame_max = MX_FRAME_MAX;
     c->channel_max = MAX_CHANNELS;
     if (!pool.pagesize) init_amqp_pool(&pool, 16384);
-    memcpy(mx_out_reserve(out, 8), "AMQP\0\0\x09\x01", 8); /* 4.2.2 */
-    mx_out_add(out, 8);
+    memcpy(mx_sendq_reserve(out, 8), "AMQP\0\0\x09\x01", 8); /* 4.2.2 */
+    mx_sendq_add(out, 8);
     return c;
 }
 
@@ -326,10 +326,10 @@ void mx_conn_fail(mx_conn *c, int code, const char *text) {
 
 void mx_conn_heartbeat(mx_conn *c) {
     if (c->state != OPEN) return;
-    uint8_t *p = mx_out_reserve(c->out, MX_FRAME_OVERHEAD);
+    uint8_t *p = mx_sendq_reserve(c->out, MX_FRAME_OVERHEAD);
     mx_frame_head(p, MX_FRAME_HEARTBEAT, 0, 0);
     p[7] = MX_FRAME_END;
-    mx_out_add(c->out, MX_FRAME_OVERHEAD);
+    mx_sendq_add(c->out, MX_FRAME_OVERHEAD);
 }
 
 int mx_conn_is_open(const mx_conn *c) { return c->state == OPEN; }

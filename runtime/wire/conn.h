@@ -6,7 +6,7 @@
 #define MX_CONN_H
 #include "message/inbox.h"
 #include "wire/frame.h"
-#include "wire/out.h"
+#include "wire/sendq.h"
 
 typedef struct mx_conn mx_conn;
 typedef struct mx_chan mx_chan;
@@ -32,7 +32,7 @@ typedef struct mx_conn_options {
 } mx_conn_options;
 
 struct mx_conn {
-    mx_out *out;
+    mx_sendq *out;
     uint32_t frame_max;
     uint16_t channel_max, heartbeat;
     int state;
@@ -47,7 +47,7 @@ struct mx_conn {
 };
 
 /* Writes the protocol header, as all that follows, to out. */
-mx_conn *mx_conn_new(const mx_conn_options *o, mx_out *out, const mx_conn_events *events, void *arg);
+mx_conn *mx_conn_new(const mx_conn_options *o, mx_sendq *out, const mx_conn_events *events, void *arg);
 void mx_conn_free(mx_conn *c);
 /* Bytes consumed; stops early after a slice of deliveries or at a full inbox (again: more frames may be at hand).
  * Deliveries may point into p until mx_inbox_detach. */

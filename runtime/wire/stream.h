@@ -3,7 +3,7 @@
 #ifndef MX_STREAM_H
 #define MX_STREAM_H
 #include <uv.h>
-#include "wire/out.h"
+#include "wire/sendq.h"
 
 typedef struct mx_stream mx_stream;
 typedef struct mx_stream_kind { /* see the functions below */
@@ -45,10 +45,10 @@ mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int 
 /* How many of the n bytes left at once. The others leave later and stay where they are until drained tells of them, or until
  * mx_stream_close; meanwhile, and before up and after down, nothing more is taken: 0. */
 static inline size_t mx_stream_write(mx_stream *s, const uint8_t *p, size_t n) { return s->kind->write(s, p, n); }
-static inline void mx_stream_write_out(mx_stream *s, mx_out *o) {
-    for (mx_span b; (b = mx_out_front(o)).n;) {
+static inline void mx_stream_write_out(mx_stream *s, mx_sendq *o) {
+    for (mx_span b; (b = mx_sendq_front(o)).n;) {
         size_t n = mx_stream_write(s, b.p, b.n);
-        mx_out_wrote(o, n);
+        mx_sendq_wrote(o, n);
         if (n < b.n) return;
     }
 }

@@ -20,8 +20,8 @@ typedef struct tls {
     SSL *ssl;
     BIO *in, *out; /* ciphertext; the SSL owns them */
     uint8_t *cipher;
-    mx_out waiting; /* ciphertext that tcp did not take */
-    uv_idle_t more; /* plain bytes are left that came with others */
+    mx_sendq waiting; /* ciphertext that tcp did not take */
+    uv_idle_t more;   /* plain bytes are left that came with others */
     const mx_stream_events *events;
     void *arg;
     int up, down, closing, gone, full;
@@ -98,8 +98,8 @@ static void tell_down(tls *s, const char *why) {
 static void flush(tls *s) {
     size_t n = BIO_ctrl_pending(s->out);
     if (n) {
-        BIO_read(s->out, mx_out_reserve(&s->waiting, n), (int)n);
-        mx_out_add(&s->waiting, n);
+        BIO_read(s->out, mx_sendq_reserve(&s->waiting, n), (int)n);
+        mx_sendq_add(&s->waiting, n);
     }
     mx_stream_write_out(s->tcp, &s->waiting);
 }
@@ -155,7 +155,7 @@ static void on_data(void *arg, size_t n) {
 
 static void on_drained(void *arg, size_t n) {
     tls *s = arg;
-    mx_out_wrote(&s->waiting, n);
+    mx_sendq_wrote(&s->waiting, n);
     flush(s);
     if (s->up && !s->waiting.pending) s->events->drained(s->arg, 0);
 }
@@ -170,7 +170,7 @@ static void on_down(void *arg, const char *why) {
 
 static void finish(tls *s) {
     SSL_free(s->ssl);
-    mx_out_clear(&s->waiting);
+    mx_sendq_clear(&s->waiting);
     free(s->cipher);
     s->events->gone(s->arg);
     free(s);

@@ -8,7 +8,7 @@
 #include "wire/chan.h"
 
 static mx_conn *conn;
-static mx_out out;
+static mx_sendq out;
 static mx_inbox inbox;
 static char said[4096];
 static int one_by_one, sliced;
@@ -103,14 +103,14 @@ static void teardown(void) {
     if (inbox.slot) mx_inbox_fini(&inbox);
     inbox = (mx_inbox){0};
     mx_conn_free(conn);
-    mx_out_clear(&out);
+    mx_sendq_clear(&out);
 }
 
 static mx_chan *open_channel(void) {
     mx_chan *c = mx_chan_new(conn, NULL);
     METHOD(c->number, OPEN_OK);
     *said = 0;
-    mx_out_wrote(&out, out.pending); /* what follows is the answer */
+    mx_sendq_wrote(&out, out.pending); /* what follows is the answer */
     return c;
 }
 
@@ -137,7 +137,7 @@ static void deliver(int channel, const char *body) {
 
 #define EACH_WAY for (one_by_one = 0; one_by_one < 2; one_by_one++)
 #define assert_answer(bytes)                                                                                                     \
-    (assert_int_equal(out.pending, sizeof bytes - 1), assert_memory_equal(mx_out_front(&out).p, bytes, sizeof bytes - 1))
+    (assert_int_equal(out.pending, sizeof bytes - 1), assert_memory_equal(mx_sendq_front(&out).p, bytes, sizeof bytes - 1))
 
 static void chan_numbers_are_used_again_as_late_as_possible(void **state) {
     (void)state;
@@ -273,7 +273,7 @@ static void chan_holds_bodies_to_max_body(void **state) {
         assert_int_equal(mx_message_bytes(), before);
         deliver(1, "12345");
         assert_int_equal(inbox.tail, 1);
-        mx_out_wrote(&out, out.pending);
+        mx_sendq_wrote(&out, out.pending);
         c->no_ack = 1; /* there is nothing to reject */
         deliver(1, "123456");
         assert_int_equal(out.pending, 0);
@@ -393,7 +393,7 @@ static void chan_gives_back_what_is_for_nobody(void **state) {
         c->consumer_tag[0] = 0; /* cancelled */
         deliver(1, "late");
         assert_answer("\x01\0\x01\0\0\0\x0d\0\x3c\0\x78\0\0\0\0\0\0\0\x07\x02\xce");
-        mx_out_wrote(&out, out.pending);
+        mx_sendq_wrote(&out, out.pending);
         c->no_ack = 1; /* then the broker has forgotten the tag: naming it would close the channel */
         deliver(1, "late");
         assert_int_equal(out.pending, 0);

@@ -8,7 +8,7 @@
 #include "wire/chan.h"
 
 static mx_conn *conn;
-static mx_out out;
+static mx_sendq out;
 static mx_inbox inbox;
 static char said[4096]; /* what happened, in words */
 static int one_by_one;
@@ -89,7 +89,7 @@ static void teardown(void) {
     if (inbox.slot) mx_inbox_fini(&inbox);
     inbox = (mx_inbox){0};
     mx_conn_free(conn);
-    mx_out_clear(&out);
+    mx_sendq_clear(&out);
 }
 
 static void shake_hands(void) {
@@ -119,7 +119,7 @@ static void conn_shakes_hands(void **state) {
     (void)state;
     EACH_WAY {
         setup();
-        assert_memory_equal(mx_out_front(&out).p, "AMQP\0\0\x09\x01", 8);
+        assert_memory_equal(mx_sendq_front(&out).p, "AMQP\0\0\x09\x01", 8);
         shake_hands();
         assert_string_equal(said, "open;");
         assert_int_equal(conn->frame_max, 131072);
@@ -366,7 +366,7 @@ static void conn_answers_each_close_of_a_channel_once(void **state) {
         setup();
         shake_hands();
         open_channel();
-        mx_out_wrote(&out, out.pending);
+        mx_sendq_wrote(&out, out.pending);
         *said = 0;
         for (int i = 0; i < 3; i++) METHOD(1, "\0\x14\0\x28\x01\x94\x09NOT_FOUND\0\0\0\0");
         assert_string_equal(said, "channel 1 closed 404 NOT_FOUND;");

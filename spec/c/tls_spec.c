@@ -95,7 +95,7 @@ typedef struct client {
     size_t got, want, step, owed; /* bytes read, awaited, given as room at once, and rooms refused */
     int up, gone;
     char why[512];
-    mx_out out;
+    mx_sendq out;
 } client;
 
 static void stop(client *c) {
@@ -122,7 +122,7 @@ static void on_data(void *arg, size_t n) {
 }
 static void on_drained(void *arg, size_t n) {
     client *c = arg;
-    mx_out_wrote(&c->out, n);
+    mx_sendq_wrote(&c->out, n);
     mx_stream_write_out(c->stream, &c->out);
 }
 static void on_down(void *arg, const char *why) {
@@ -156,7 +156,7 @@ static void talk(client *c, server *s, const mx_tls_options *o) {
     uv_run(&c->loop, UV_RUN_DEFAULT);
     assert_true(c->gone);
     assert_int_equal(uv_loop_close(&c->loop), 0);
-    mx_out_clear(&c->out);
+    mx_sendq_clear(&c->out);
 }
 
 static client *client_new(size_t send, size_t step) {
@@ -164,9 +164,9 @@ static client *client_new(size_t send, size_t step) {
     c->want = send;
     c->step = step;
     if (send) {
-        uint8_t *p = mx_out_reserve(&c->out, send);
+        uint8_t *p = mx_sendq_reserve(&c->out, send);
         for (size_t i = 0; i < send; i++) p[i] = (uint8_t)(i * 7 + i / 251);
-        mx_out_add(&c->out, send);
+        mx_sendq_add(&c->out, send);
     }
     return c;
 }

@@ -7,7 +7,7 @@
 #include "wire/chan.h"
 
 static mx_conn *conn;
-static mx_out out;
+static mx_sendq out;
 static mx_inbox inbox;
 static int closed;
 static uint32_t dice;
@@ -75,7 +75,7 @@ static void feed(const uint8_t *p, size_t n) {
         free(exact);
         memmove(pending, pending + used, pending_n - used);
         pending_n -= used;
-        mx_out_wrote(&out, out.pending);
+        mx_sendq_wrote(&out, out.pending);
     }
 }
 
@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     if (!closed) mx_conn_fail(conn, MX_ECONNECTION, "the stream is gone");
     must(closed);
     mx_conn_free(conn);
-    mx_out_clear(&out);
+    mx_sendq_clear(&out);
     if (inbox.slot) mx_inbox_fini(&inbox);
     inbox = (mx_inbox){0};
     free(pending);

@@ -1,5 +1,5 @@
-/* out.c - the chunks of what goes out. */
-#include "wire/out.h"
+/* sendq.c - the chunks of what goes out. */
+#include "wire/sendq.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,6 +7,9 @@ enum { SPARE_MAX = 32, SECRET_MAX = 8192, CHUNK_ROOM = MX_CHUNK - sizeof(mx_chun
 
 static mx_chunk *spare; /* of CHUNK_ROOM */
 static int spares;
+static size_t in_use;
+
+size_t mx_sendq_room(void) { return in_use; }
 
 static mx_chunk *new_chunk(size_t n) {
     size_t room = n > CHUNK_ROOM ? n : CHUNK_ROOM;
@@ -18,12 +21,13 @@ static mx_chunk *new_chunk(size_t n) {
         size_t size = (sizeof *c + room + MX_CHUNK - 1) / MX_CHUNK * MX_CHUNK;
         c = mx_aligned(MX_CHUNK, size);
     }
-    *c = (mx_chunk){.room = room};
+    *c = (mx_chunk){.room = room, .queued = 1};
+    in_use += room;
     return c;
 }
 
 void mx_chunk_free(mx_chunk *c) {
-    c->out->room -= c->room;
+    in_use -= c->room;
     if (c->room != CHUNK_ROOM || spares == SPARE_MAX) {
         free(c);
         return;
@@ -33,7 +37,7 @@ void mx_chunk_free(mx_chunk *c) {
     spares++;
 }
 
-static void take_first(mx_out *o) {
+static void take_first(mx_sendq *o) {
     mx_chunk *c = o->first;
     o->first = c->next;
     if (!o->first) o->last = NULL;
@@ -42,30 +46,27 @@ static void take_first(mx_out *o) {
     if (!c->holds) mx_chunk_free(c);
 }
 
-uint8_t *mx_out_more(mx_out *o, size_t n) {
+uint8_t *mx_sendq_more(mx_sendq *o, size_t n) {
     if (o->first && o->off == o->first->len) take_first(o);
     mx_chunk *c = new_chunk(n);
-    c->out = o;
-    c->queued = 1;
-    o->room += c->room;
     if (o->last) o->last->next = c;
     else o->first = c;
     o->last = c;
     return c->bytes;
 }
 
-void mx_out_wrote(mx_out *o, size_t n) {
+void mx_sendq_wrote(mx_sendq *o, size_t n) {
     o->off += n;
     o->pending -= n;
     while (o->first != o->last && o->off == o->first->len) take_first(o);
 }
 
-void mx_out_clear(mx_out *o) {
+void mx_sendq_clear(mx_sendq *o) {
     while (o->first) take_first(o);
     o->pending = 0;
 }
 
-void mx_out_wipe(mx_out *o) {
+void mx_sendq_wipe(mx_sendq *o) {
     mx_chunk *c = o->first;
     if (!c) return;
     explicit_bzero(c->bytes, o->off);
