@@ -71,6 +71,7 @@ typedef struct mx_inbox {
     double delivered, acked, rejected, requeued;   /* counts */
     double refused;                 /* deliveries beyond max_body and the like, which were rejected unread */
     const char *refusal;            /* what was wrong with the latest of them */
+    const char *error;              /* why the broker closed its channel; NULL: it did not */
 } mx_inbox;
 
 /* Basic properties (AMQP 0-9-1, 1.8). flags says which fields are set, in the protocol's own bits. */
@@ -141,7 +142,7 @@ typedef struct mx_runtime mx_runtime;
 
 /* The link is the caller's until mx_link_close; the ticket is posted once it is open or has failed (reply says why). */
 mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
-void mx_link_close(mx_link *l, uint32_t ticket);     /* orderly; posted when nothing of it is left */
+void mx_link_close(mx_link *l, uint32_t ticket);     /* orderly; posted when nothing of it is left: of a lost one its inboxes go first */
 /* 0: queued, the ticket will be posted; negative: refused here, nothing was queued (mx_refusal says why). */
 int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket);
 const char *mx_refusal(void);                        /* the text of the last negative answer of mx_link_call, mx_publish */
@@ -155,6 +156,7 @@ void mx_msg_drop(mx_msg *copy);
 
 /* ---- publishing ------------------------------------------------------------------------------------------- */
 
+enum { MX_PUB_CONFIRM = 1, MX_PUB_ONCE = 2 };
 enum { MX_PENDING, MX_CONFIRMED, MX_NACKED, MX_RETURNED, MX_TIMED_OUT, MX_LOST };   /* a receipt's state; LOST reads "closed" */
 
 typedef struct mx_pub {
@@ -164,12 +166,16 @@ typedef struct mx_pub {
     uint32_t state;                 /* MX_OPENING ... of its channel */
     uint32_t confirm;               /* 0: fire and forget */
     double failed;                  /* how many ended otherwise than confirmed */
+    uint32_t adrift;                /* 1: it has no channel, what is published waits for mx_pub_reopen */
     uint16_t reply_code;            /* why the channel closed last */
     char *error;
 } mx_pub;
 
-mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket);
-int mx_pub_reopen(mx_pub *p, uint32_t ticket);          /* a new channel after the broker closed the old one */
+/* With confirms a publisher outlives its link: what is published meanwhile waits. MX_PUB_ONCE: what was sent is
+ * never sent again, it ends as lost. */
+mx_pub *mx_pub_open(mx_link *l, uint32_t window, int mode, double timeout, uint32_t ticket);
+/* A new channel, on l, after the broker closed the old one or its link was lost; what is pending is sent again on it. */
+int mx_pub_reopen(mx_pub *p, mx_link *l, uint32_t ticket);
 /* Direct reply-to: what is published with reply_to "amq.rabbitmq.reply-to" on p's channel is answered into this inbox,
  * without acks; its state is MX_CLOSED once that channel is. NULL: the link has none, the ticket is not posted. */
 mx_inbox *mx_pub_replies(mx_pub *p, uint32_t ticket);

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include "broker/names.h"
-#include "message/table.h"
+#include "message/props.h"
+
+enum { HEADERS_MAX = 131072 };
 
 /* RabbitMQ's words. */
 static const char *const names[256] = {
@@ -130,4 +132,21 @@ mx_span mx_table_sorted(mx_span table) {
     for (uint32_t i = 0; i < n; i++) mx_out_entry(&o, &fields[i]);
     free(fields);
     return (mx_span){copy, table.n};
+}
+
+int mx_props_with_number(mx_span props, const char *key, uint64_t number, uint8_t *to, size_t room) {
+    static uint8_t headers[HEADERS_MAX];
+    mx_out o = {headers, headers + sizeof headers};
+    mx_props p;
+    mx_entry f;
+    if (mx_props_decode(props.p, props.n, &p)) return MX_EVALIDATION;
+    for (const uint8_t *at = p.headers.p, *end = at + p.headers.n; at < end;) {
+        at += mx_entry_read(at, 1, &f);
+        if (!mx_is(f.key, key)) mx_out_entry(&o, &f);
+    }
+    mx_out_key(&o, mx_span_of(key), 'l');
+    mx_out_number(&o, number, 8);
+    p.headers = (mx_span){headers, (size_t)(o.at - headers)};
+    p.flags |= MX_P_HEADERS;
+    return o.at < o.end ? mx_props_encode(&p, to, room) : MX_EMEMORY;
 }

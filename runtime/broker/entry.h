@@ -34,4 +34,6 @@ uint8_t *mx_out_open(mx_out *o);
 void mx_out_close(mx_out *o, uint8_t *opened);
 /* A copy whose entries stand in the order of their keys: tables that differ only in order become the same. free(p). */
 mx_span mx_table_sorted(mx_span table);
+/* Properties with the number among their headers, instead of what stood there under that key. Bytes, or negative: no room. */
+int mx_props_with_number(mx_span props, const char *key, uint64_t number, uint8_t *to, size_t room);
 #endif

@@ -30,6 +30,14 @@ static void on_open(void *arg) {
     mx_amqp_done(a, a->open_ticket);
 }
 
+/* Those whose channel was closed already, or never was: nobody told them. */
+static void lose_publishers(mx_amqp *a, const char *text) {
+    for (mx_line *l = a->lines, *next; l; l = next) {
+        next = l->next;
+        if (l->kind == MX_PUBLISHER) mx_amqp_lose_publisher(mx_publisher_of(l), 0, text);
+    }
+}
+
 static void on_closed(void *arg, int code, int reply_code, const char *text) {
     mx_amqp *a = arg;
     mx_link *link = &a->base.pub;
@@ -41,6 +49,7 @@ static void on_closed(void *arg, int code, int reply_code, const char *text) {
     mx_timer_stop(mx_amqp_timers(a), &a->beat);
     mx_timer_stop(mx_amqp_timers(a), &a->limit);
     mx_amqp_post(a, a->open_ticket, code ? code : MX_ECLOSED, reply_code, text);
+    lose_publishers(a, text);
     if (a->stream) mx_stream_close(a->stream);
     mx_amqp_wake(a);
 }
@@ -75,7 +84,7 @@ static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
         }
         mx_request *r = mx_line_take(l);
         if (method == AMQP_BASIC_CONSUME_OK_METHOD) begin_deliveries(l);
-        if (method == AMQP_CONFIRM_SELECT_OK_METHOD) mx_publisher_of(l)->base.confirm.pub.state = MX_OPEN;
+        if (method == AMQP_CONFIRM_SELECT_OK_METHOD) mx_amqp_pub_opened(mx_publisher_of(l));
         mx_line_answer(l, r, method, decoded);
         free(r);
     }
@@ -92,6 +101,10 @@ static void on_chan_closed(mx_chan *h, int reply_code, const char *text) {
     } else if (l->kind == MX_CONSUMER) {
         mx_amqp_consumer *c = mx_consumer_of(l);
         c->base.inbox.state = MX_CLOSED;
+        if (reply_code) {
+            snprintf(c->error, sizeof c->error, "%s", text);
+            c->base.inbox.error = c->error;
+        }
         if (c->closing) mx_amqp_free_consumer(c);
     } else {
         mx_amqp_lose_publisher(mx_publisher_of(l), reply_code, text);
@@ -180,7 +193,7 @@ static void on_data(void *arg, size_t n) {
 
 static void on_drained(void *arg, size_t n) {
     mx_amqp *a = arg;
-    mx_out_wrote(&a->out, n);
+    mx_sendq_wrote(&a->out, n);
     mx_amqp_write(a);
     mx_amqp_stir(a); /* flush lets the publishers go on */
 }
@@ -212,6 +225,13 @@ static int fill(mx_link *link) {
 
 static void release(mx_amqp *a);
 
+/* Of one that was lost the inboxes may still be read; whoever reads them closes them. */
+static int may_go(const mx_amqp *a) {
+    for (const mx_line *l = a->lines; a->lost && l; l = l->next)
+        if (l->kind == MX_CONSUMER) return 0;
+    return 1;
+}
+
 static void flush(mx_link *link) {
     mx_amqp *a = (mx_amqp *)link;
     for (mx_line *l = a->lines, *next; l; l = next) {
@@ -220,7 +240,7 @@ static void flush(mx_link *link) {
         else if (l->kind == MX_PUBLISHER) mx_amqp_flush_pub(mx_publisher_of(l));
     }
     if (a->stream) mx_amqp_write(a);
-    else if (a->close_ticket) release(a);
+    else if (a->close_ticket && may_go(a)) release(a);
 }
 
 /* Heartbeats (4.2.7): a frame each half interval when nothing else was sent; two intervals of silence are the end. */
@@ -264,7 +284,7 @@ static void release(mx_amqp *a) {
     mx_link_detach(&a->base);
     if (ticket != UINT32_MAX) mx_amqp_done(a, ticket);
     mx_conn_free(a->conn);
-    mx_out_clear(&a->out);
+    mx_sendq_clear(&a->out);
     for (size_t i = 0; i < sizeof a->secrets / sizeof *a->secrets; i++) {
         if (a->secrets[i]) explicit_bzero(a->secrets[i], strlen(a->secrets[i]));
         free(a->secrets[i]);
@@ -283,8 +303,9 @@ static void close_link(mx_link *link, uint32_t ticket) {
     mx_amqp *a = (mx_amqp *)link;
     if (a->close_ticket) return;
     a->close_ticket = ticket ? ticket : UINT32_MAX;
+    a->lost = link->state == MX_CLOSED;
     mx_amqp_wake(a);
-    if (link->state == MX_CLOSED) return;
+    if (a->lost) return;
     settle_all(a);
     flush(link);
     link->state = MX_CLOSING;

@@ -37,6 +37,7 @@ typedef struct mx_amqp_consumer {
     uint32_t spare; /* slots beyond the prefetch: as many may be settled beyond a gap */
     int closing, no_ack, stream;
     char refusal[96];    /* inbox.refusal */
+    char error[256];     /* inbox.error */
     mx_timer acks, gaps; /* of what is settled in order; of what lies beyond a gap */
 } mx_amqp_consumer;
 
@@ -44,7 +45,8 @@ typedef struct mx_amqp_publisher {
     mx_publisher base; /* first */
     mx_line line;
     uint32_t close_ticket, unflushed, window;
-    int closing, held;         /* held: the window reads 0 until the output has drained */
+    int closing, held, once; /* held: the window reads 0 until the output has drained */
+    size_t max_body;
     mx_amqp_consumer *replies; /* of direct reply-to; its line has no channel of its own */
 } mx_amqp_publisher;
 
@@ -52,7 +54,7 @@ struct mx_amqp {
     mx_link_base base; /* first */
     mx_stream *stream;
     mx_conn *conn;
-    mx_out out;
+    mx_sendq out;
     mx_line control, *lines;
     mx_timer limit, beat; /* handshake or close; heartbeats */
     uint64_t heard_us, said_us;
@@ -60,6 +62,7 @@ struct mx_amqp {
     uint8_t *in;
     size_t in_off, in_len, in_room;
     int again; /* in may hold whole frames */
+    int lost;  /* it was closed before anybody asked for that */
     int patience_ms;
     char *secrets[5]; /* what the connection's options point at */
 };
@@ -125,8 +128,9 @@ void mx_amqp_lose_replies(mx_amqp_publisher *p); /* before the publisher's chann
 
 /* ---- publisher.c ---- */
 
-mx_pub *mx_amqp_open_pub(mx_link *link, uint32_t window, int confirm, double timeout, uint32_t ticket);
-int mx_amqp_reopen_pub(mx_pub *pub, uint32_t ticket);
+mx_pub *mx_amqp_open_pub(mx_link *link, uint32_t window, int mode, double timeout, uint32_t ticket);
+int mx_amqp_reopen_pub(mx_pub *pub, mx_link *link, uint32_t ticket);
+void mx_amqp_pub_opened(mx_amqp_publisher *p); /* confirm.select-ok: what is pending goes out */
 void mx_amqp_close_pub(mx_pub *pub, uint32_t ticket);
 double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
                        double timeout);

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include "base/clock.h"
-#include "wire/out.h"
+#include "wire/sendq.h"
 
 enum {
     WINDOW_MAX = 1 << 20,
@@ -24,6 +24,7 @@ typedef struct entry {
     uint8_t state;         /* MX_PENDING until it ended */
     uint8_t returned;
     uint8_t crowd; /* there are more who watch it: in extra */
+    uint8_t sendings;
 } entry;
 
 /* Those who watch what has a watcher already. Each keeps its own ticket: the first one's deadline may be past,
@@ -174,7 +175,7 @@ static inline void confirmed(mx_confirm *c, run *r, uint64_t stamp) {
 }
 
 static inline void let_go(const entry *e) {
-    if (e->frames) mx_out_release(e->frames);
+    if (e->frames) mx_sendq_release(e->frames);
 }
 
 static void end(mx_confirm *c, uint64_t seq, int state, run *r) {
@@ -264,6 +265,8 @@ void mx_confirm_fini(mx_confirm *c) {
     }
     free(c->ring);
     free(c->failure);
+    free(c->resent);
+    c->resent = NULL;
     c->ring = NULL;
     c->failure = NULL;
 }
@@ -272,8 +275,8 @@ double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t i
     c->pub.seq++;
     if (!c->pub.confirm) return c->pub.settled = c->pub.seq;
     uint64_t us = timeout == 0 ? c->timeout_us : timeout > 0 ? us_of(timeout) : 0, due = us ? now_us + us : NEVER;
-    *at(c, published(c)) = (entry){.due = due, .stamp = now_us, .hash = id_hash, .frames = frames};
-    if (frames) mx_out_hold(frames);
+    *at(c, published(c)) = (entry){.due = due, .stamp = now_us, .hash = id_hash, .frames = frames, .sendings = 1};
+    if (frames) mx_sendq_hold(frames);
     /* one that guards an entry long settled just fires for nothing: cheaper than to follow each confirm */
     if (us && (!c->timer.place || due < c->timer.due_us)) mx_timer_set(c->timers, &c->timer, due);
     return c->pub.seq;
@@ -283,7 +286,7 @@ double mx_confirm_add(mx_confirm *c, uint64_t now_us, double timeout, uint64_t i
 static int again(int state, int listed) { return state == MX_TIMED_OUT || (listed && state == MX_LOST) ? 0 : MX_EVALIDATION; }
 
 int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack) {
-    uint64_t base = (uint64_t)c->base, seq = base + tag;
+    uint64_t base = (uint64_t)c->base, seq = tag && tag <= c->resends ? c->resent[tag - 1] : base + tag;
     int state = nack ? MX_NACKED : MX_CONFIRMED;
     if (tag > published(c) - base || (!tag && !multiple)) return MX_EVALIDATION;
     if (!tag) {
@@ -341,7 +344,39 @@ void mx_confirm_lose(mx_confirm *c) {
     mx_timer_stop(c->timers, &c->timer);
     end_through(c, published(c), MX_LOST);
     c->base = c->pub.seq;
+    c->resends = 0;
     mx_confirm_post_room(c);
+}
+
+size_t mx_confirm_lose_some(mx_confirm *c, int (*is_lost)(void *arg, const uint8_t *frames), void *arg) {
+    size_t n = 0;
+    for (uint64_t seq = settled(c) + 1; seq <= published(c); seq++) {
+        if (at(c, seq)->state || !is_lost(arg, at(c, seq)->frames)) continue;
+        end(c, seq, MX_LOST, NULL);
+        c->early++;
+        n++;
+    }
+    advance(c);
+    return n;
+}
+
+void mx_confirm_unsent(mx_confirm *c) { at(c, published(c))->sendings = 0; }
+
+void mx_confirm_resend(mx_confirm *c, const uint8_t *(*again)(void *arg, const uint8_t *frames, unsigned attempt), void *arg) {
+    c->resends = 0;
+    c->resent = mx_realloc(c->resent, (published(c) - settled(c)) * sizeof *c->resent);
+    for (uint64_t seq = settled(c) + 1; seq <= published(c); seq++) {
+        entry *e = at(c, seq);
+        const uint8_t *before = e->frames;
+        if (e->state) continue;
+        if (e->sendings < UINT8_MAX) e->sendings++;
+        e->returned = 0;
+        e->frames = again(arg, before, e->sendings);
+        mx_sendq_hold(e->frames);
+        mx_sendq_release(before);
+        c->resent[c->resends++] = seq;
+    }
+    c->base = c->pub.seq - (double)c->resends;
 }
 
 static uint64_t mix(uint64_t h, uint64_t v) {

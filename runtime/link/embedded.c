@@ -25,12 +25,12 @@ void mx_embedded_post(embedded *e, uint32_t ticket, mx_reply *r) {
 
 /* ---- publishing ------------------------------------------------------------------------------------------------- */
 
-static mx_pub *open_pub(mx_link *link, uint32_t window, int confirm, double timeout, uint32_t ticket) {
+static mx_pub *open_pub(mx_link *link, uint32_t window, int mode, double timeout, uint32_t ticket) {
     embedded *e = (embedded *)link;
     writer *w = mx_zalloc(sizeof *w);
     mx_runtime *r = e->base.runtime;
     mx_confirm_init(&w->base.confirm, window, timeout, waits(e), &r->timers, r->turn.confirm);
-    w->base.confirm.pub.confirm = (uint32_t)confirm;
+    w->base.confirm.pub.confirm = mode & MX_PUB_CONFIRM;
     w->base.confirm.pub.state = MX_OPEN;
     w->base.link = &e->base;
     w->next = e->writers;
@@ -39,7 +39,8 @@ static mx_pub *open_pub(mx_link *link, uint32_t window, int confirm, double time
     return &w->base.confirm.pub;
 }
 
-static int reopen_pub(mx_pub *pub, uint32_t ticket) {
+static int reopen_pub(mx_pub *pub, mx_link *l, uint32_t ticket) {
+    (void)l;
     pub->state = MX_OPEN;
     mx_embedded_post((embedded *)((writer *)pub)->base.link, ticket, mx_done());
     return 0;

@@ -29,11 +29,11 @@ void mx_line_send(mx_line *l) {
     mx_amqp *a = l->link;
     mx_request *r = l->first;
     if (!r || l->waiting || !l->chan || l->chan->state != MX_CHAN_OPEN) return;
-    uint8_t *p = mx_out_reserve(&a->out, r->size + MX_FRAME_OVERHEAD);
+    uint8_t *p = mx_sendq_reserve(&a->out, r->size + MX_FRAME_OVERHEAD);
     mx_frame_head(p, MX_FRAME_METHOD, l->chan->number, r->size);
     memcpy(p + 7, r->frame, r->size);
     p[7 + r->size] = MX_FRAME_END;
-    mx_out_add(&a->out, r->size + MX_FRAME_OVERHEAD);
+    mx_sendq_add(&a->out, r->size + MX_FRAME_OVERHEAD);
     l->waiting = 1;
     set_limit(l);
     mx_amqp_wake(a);

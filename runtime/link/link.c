@@ -75,11 +75,11 @@ MX_EXPORT mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t t)
 MX_EXPORT void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket) { inbox_ops(ib)->inbox_cancel(ib, ticket); }
 MX_EXPORT void mx_inbox_close(mx_inbox *ib, uint32_t ticket) { inbox_ops(ib)->inbox_close(ib, ticket); }
 
-MX_EXPORT mx_pub *mx_pub_open(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket) {
-    return ops(l)->pub_open(l, window, confirm, timeout, ticket);
+MX_EXPORT mx_pub *mx_pub_open(mx_link *l, uint32_t window, int mode, double timeout, uint32_t ticket) {
+    return ops(l)->pub_open(l, window, mode, timeout, ticket);
 }
 
-MX_EXPORT int mx_pub_reopen(mx_pub *p, uint32_t ticket) { return pub_ops(p)->pub_reopen(p, ticket); }
+MX_EXPORT int mx_pub_reopen(mx_pub *p, mx_link *l, uint32_t t) { return pub_ops(p)->pub_reopen(p, l, t); }
 MX_EXPORT mx_inbox *mx_pub_replies(mx_pub *p, uint32_t ticket) {
     return pub_ops(p)->replies ? pub_ops(p)->replies(p, ticket) : NULL;
 }

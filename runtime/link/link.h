@@ -16,8 +16,8 @@ typedef struct mx_link_ops {
     mx_inbox *(*consume)(mx_link *l, const mx_consume *c, uint32_t ticket);
     void (*inbox_cancel)(mx_inbox *ib, uint32_t ticket);
     void (*inbox_close)(mx_inbox *ib, uint32_t ticket);
-    mx_pub *(*pub_open)(mx_link *l, uint32_t window, int confirm, double timeout, uint32_t ticket);
-    int (*pub_reopen)(mx_pub *p, uint32_t ticket);
+    mx_pub *(*pub_open)(mx_link *l, uint32_t window, int mode, double timeout, uint32_t ticket);
+    int (*pub_reopen)(mx_pub *p, mx_link *l, uint32_t ticket);
     void (*pub_close)(mx_pub *p, uint32_t ticket);
     double (*publish)(mx_pub *p, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout);
     int (*fill)(mx_link *l);   /* moves one slice of deliveries and events in; 1: there is more at hand */

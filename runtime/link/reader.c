@@ -244,20 +244,8 @@ static uint32_t room(const reader *r) {
 
 /* A copy with a number among its headers; the message itself when it has no room for that. */
 static mx_message *with_number(mx_message *m, const char *key, uint64_t number) {
-    static uint8_t headers[HEADERS_MAX], bytes[2 * HEADERS_MAX];
-    mx_out o = {headers, headers + sizeof headers};
-    mx_props p;
-    mx_entry f;
-    if (mx_props_decode(mx_message_props(m), m->props_size, &p)) return m;
-    for (const uint8_t *at = p.headers.p, *end = at + p.headers.n; at < end;) {
-        at += mx_entry_read(at, 1, &f);
-        if (!mx_is(f.key, key)) mx_out_entry(&o, &f);
-    }
-    mx_out_key(&o, mx_span_of(key), 'l');
-    mx_out_number(&o, number, 8);
-    p.headers = (mx_span){headers, (size_t)(o.at - headers)};
-    p.flags |= MX_P_HEADERS;
-    int n = o.at < o.end ? mx_props_encode(&p, bytes, sizeof bytes) : -1;
+    static uint8_t bytes[2 * HEADERS_MAX];
+    int n = mx_props_with_number((mx_span){mx_message_props(m), m->props_size}, key, number, bytes, sizeof bytes);
     if (n < 0) return m;
     mx_message *copy = mx_message_new((mx_span){m->bytes, m->exchange_size}, (mx_span){mx_message_key(m), m->key_size},
                                       (mx_span){bytes, (size_t)n}, m->size);

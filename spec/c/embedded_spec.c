@@ -349,7 +349,7 @@ static void embedded_closes_the_channel_over_a_missing_exchange(void **st) {
     assert_int_equal(state(before), MX_CONFIRMED);
     assert_int_equal(state(seq), MX_LOST);
     assert_true(publish("q", "x") == MX_ECLOSED);
-    assert_int_equal(mx_pub_reopen(p, 0), 0);
+    assert_int_equal(mx_pub_reopen(p, NULL, 0), 0);
     assert_true(publish("q", "x") == 3);
     flush();
     assert_int_equal(state(3), MX_CONFIRMED);
