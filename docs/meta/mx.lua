@@ -94,7 +94,7 @@ function Connection:close() end
 
 --- Connects; parks until the broker is there, without limit. Only what waiting cannot mend comes back as an error (config, access).
 --- Optional: without it, or without a URL in it, the URL is that of `-u` or `MXRUN_URLS`, else `mem://` when a terminal is there to read
---- that; without one a missing URL is exit 2. A connection that drops later ends the process with exit 1: run it under a supervisor.
+--- that; without one a missing URL is exit 2. A connection that drops later is made again for as long as it takes.
 ---
 --- ```lua
 --- local conn = assert(mx.connect { url = "mem://other", name = "orders" })
@@ -110,7 +110,7 @@ function mx.connect(options) end
 
 ---@alias mx.Event
 ---| "up" (conn) a connection is there
----| "down" (conn, err) a connection was lost; the process ends then
+---| "down" (conn, err) a connection was lost; it is made again
 ---| "recovered" (conn) it is back
 ---| "blocked" (conn) the broker is short of memory or disk and takes no publishes
 ---| "unblocked" (conn)
@@ -172,7 +172,8 @@ function mx.stop() end
 ---@return mx.Error? err
 function mx.topology(t) end
 
---- Declares a queue (queue.declare). The name "" makes a server-named, exclusive queue.
+--- Declares a queue (queue.declare). The name "" makes an exclusive queue with a name that nobody else has (`mx.gen-…`) and that it
+--- keeps when the connection is lost and made again.
 ---@async
 ---@param name string
 ---@param options? mx.QueueOptions
@@ -289,7 +290,9 @@ function mx.publish(exchange, key, body, opts) end
 ---@return mx.Error? err
 function mx.publish_async(exchange, key, body, opts) end
 
---- What became of one publish; it ends in exactly one state.
+--- What became of one publish; it ends in exactly one state. Over a lost connection it stays pending: the message is sent again, with
+--- the same id and the header `x-mx-attempt`. "closed" is for what cannot be sent again: the exchange was missing or not allowed
+--- (`err.reply_code` 404 or 403), or the publisher closed first.
 ---@class mx.Receipt
 ---@field state "pending"|"confirmed"|"nacked"|"returned"|"timeout"|"closed"
 local Receipt = {}
@@ -406,7 +409,8 @@ function mx.call(exchange, key, body, opts) end
 --- end))
 --- assert(mx.publish("", "orders", { id = 7 }))
 --- ```
---- When the broker ends the consumer, because its queue was deleted for instance, the process drains and ends with exit 1.
+--- A consumer that the broker ended (its queue was deleted, its channel closed) says so (event "cancelled") and subscribes
+--- again; a queue that the script declared is declared again first. One whose queue the script itself deleted is over.
 ---@async
 ---@param queue string
 ---@param options mx.ConsumeOptions

@@ -77,6 +77,7 @@ local function start(conn, line)
     publisher = conn.call_publisher or publish.publisher(conn),
   }, Caller)
   conn.call_publisher = self.publisher
+  self.publisher.once = true                            -- a call is never sent twice
   local inbox, e = subscribe(self)
   if inbox and not conn.closed then
     self.inbox = inbox

@@ -6,7 +6,7 @@ local url, log, publish, topology = require "mx.url", require "mx.log", require 
 local consume, dlq, calls = require "mx.consume", require "mx.dlq", require "mx.call"
 local event, task = require "mx.event", require "mx.task"
 
-local M = { open = {} }
+local M = { open = {}, background = 0 }      -- background: how many tasks connect again for nobody in particular
 
 local Conn = {}
 Conn.__index = Conn
@@ -124,35 +124,69 @@ end
 
 local function closed(conn) return failed("closed", conn.text .. " is closed") end
 
--- Rounds until there is a link, or no hope.
+local STABLE = 30                       -- a connection that held so long was none of a series that fails
+
+-- Sleeps between rounds, longer each time. refused: nothing that soon changes
+local function pause(conn, kind, refused)
+  local r = conn.reconnect
+  local delay = refused and r.max or conn.delay[kind] or r.base
+  conn.delay[kind] = math.min(delay * 2, r.max)
+  wait.sleep(r.jitter and delay * (refused and 0.5 or 0) + delay * (refused and 0.5 or 1) * math.random() or delay)
+end
+
+-- Rounds until there is a link, or no hope: that is given up only before the first one.
 local function connect(conn, kind)
-  local delay, said = conn.reconnect.base, false
+  local said
   while not conn.closed do
     local link, e, final = round(conn, kind)
-    if link or final then return link, e end
-    if not said then log.warn("cannot connect, trying again until it works", { error = tostring(e) }) end
-    said = true
-    wait.sleep(conn.reconnect.jitter and delay * math.random() or delay)
-    delay = math.min(delay * 2, conn.reconnect.max)
+    if link or final and not conn.lost[kind] then return link, e end
+    if said ~= e.code then log.warn("cannot connect, trying again until it works", { error = tostring(e) }) end
+    said = e.code
+    pause(conn, kind, final)
   end
   return nil, closed(conn)
+end
+
+-- A link on which everything is declared as it was on the one before.
+local function establish(conn, kind)
+  if not conn.lost[kind] then return connect(conn, kind) end
+  pause(conn, kind)
+  while true do
+    local link, e = connect(conn, kind)
+    if not link then return nil, e end
+    local ok, all = pcall(topology.replay, conn, link, kind)
+    if ok and all then return link end
+    C.mx_link_close(link, 0)
+    if not ok then error(all, 0) end
+  end
+end
+
+local function is_up(conn, kind)
+  conn.up_at[kind] = C.mx_now()
+  if not conn.up then
+    conn.up = true
+    event.emit("up", conn)
+  elseif conn.lost[kind] then
+    conn.lost[kind] = nil
+    if next(conn.lost) then return end
+    log.info("connected again", { connection = conn.text })
+    event.emit("recovered", conn)
+  end
 end
 
 -- Connects in a task of its own, so that it does not matter which of those who wait for it gives up; the line they wait in.
 local function open(conn, kind)
   local line = wait.line()
   conn.opening[kind] = line
-  line.dialler = turn.start(connect, function(ok, link, e)
+  line.dialler = turn.start(establish, function(ok, link, e)
     if not ok then link, e = nil, err.wrap(link, "connect") end
     if link and (conn.closed or conn.opening[kind] ~= line) then
       C.mx_link_close(link, 0)
       link, e = nil, closed(conn)
     end
     if conn.opening[kind] == line then conn.opening[kind], conn.links[kind] = nil, link end
-    if link and not conn.up then
-      conn.up = true
-      event.emit("up", conn)
-    end
+    if link then is_up(conn, kind) end
+    if line.background then M.background = M.background - 1 end
     line:wake_all(link or false, e)
   end, conn, kind)
   function line.on_empty()
@@ -204,7 +238,8 @@ function M.new(options)
     heartbeat = o.heartbeat or 10, connect_timeout = o.connect_timeout or 10, rpc_timeout = o.rpc_timeout or 30,
     max_body = o.max_body or 16 * 1024 * 1024, tls = tls,
     reconnect = { base = r.base or 0.2, max = r.max or 30, jitter = r.jitter ~= false },
-    links = {}, at = {}, opening = {}, blocked = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {},
+    links = {}, at = {}, opening = {}, lost = {}, delay = {}, up_at = {}, records = {}, deleted = {},
+    blocked = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {},
   }, Conn)
   M.open[#M.open + 1] = self
   return self
@@ -240,10 +275,10 @@ end
 
 local function shut(conn)
   consume.close_all(conn)
-  conn.closed = true
   calls.close(conn)
-  for _, line in pairs(conn.opening) do turn.raise(line.dialler, closed(conn)) end
   publish.close_all(conn)
+  conn.closed = true
+  for _, line in pairs(conn.opening) do turn.raise(line.dialler, closed(conn)) end
   for kind, link in pairs(conn.links) do
     conn.links[kind] = nil
     local ticket = C.mx_wait_new(turn.waits, 5)
@@ -272,12 +307,26 @@ function Conn:close()
   self.closing:wait()
 end
 
--- Once a turn: tells of what happened to connections. One that dropped, if any: conn, err.
+-- A link dropped: from now on it is connected again, whether somebody waits for that or not.
+local function lose(conn, kind, link)
+  local e, first = reason(conn.at[kind], link), next(conn.lost) == nil
+  conn.links[kind], conn.blocked[kind], conn.declared, conn.lost[kind] = nil, nil, {}, true
+  if C.mx_now() - conn.up_at[kind] > STABLE then conn.delay[kind] = nil end
+  C.mx_link_close(link, 0)
+  log.warn("connection lost, connecting again", { error = tostring(e) })
+  if first then event.emit("down", conn, e) end
+  local line = open(conn, kind)
+  line.on_empty, line.background = nil, true
+  M.background = M.background + 1
+end
+
+-- Once a turn: tells of what happened to connections, and mends it.
 function M.look()
   local returns = event.has "returned"
   for _, conn in ipairs(M.open) do
     for kind, link in pairs(conn.links) do
-      if link.state == C.MX_CLOSED and not conn.closing then return conn, reason(conn.at[kind], link) end
+      if link.state == C.MX_CLOSED and not conn.closed then lose(conn, kind, link)
+      elseif kind == "publish" then publish.look(conn, link) end
       if (link.blocked ~= 0) ~= (conn.blocked[kind] or false) then
         conn.blocked[kind] = link.blocked ~= 0
         event.emit(link.blocked ~= 0 and "blocked" or "unblocked", conn)

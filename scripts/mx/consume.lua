@@ -7,7 +7,7 @@ local C, band = ffi.C, require "bit".band
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
 local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtable", require "mx.stream"
-local wait, log = require "mx.wait", require "mx.log"
+local wait, log, event = require "mx.wait", require "mx.log", require "mx.event"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
 local M = { open = {}, hists = {} }     -- open: consumers, for the exit rule and the drain; hists: by queue
@@ -196,7 +196,8 @@ local function request(sub)
 end
 
 -- Sends basic.consume and waits for the answer. inbox | nil, err
-local function subscribe(sub)
+local subscribe
+function subscribe(sub)
   local link, e = sub.conn:link("consume")
   if not link then return nil, e end
   local o, anchor = request(sub)
@@ -207,6 +208,7 @@ local function subscribe(sub)
   if ok and not (reply and reply.code < 0) then return inbox end
   C.mx_inbox_close(inbox, 0)
   if not ok then error(a, 0) end                        -- the task was cancelled
+  if link.state ~= C.MX_OPEN and not sub.stopping then return subscribe(sub) end
   return nil, err.of_reply("consume", reply), anchor
 end
 
@@ -314,6 +316,7 @@ end
 function Consumer:stop(timeout)
   local sub = self.sub
   local due = timeout and C.mx_now() + check.seconds(timeout)
+  self.unwanted = true
   if not sub then return true end
   stop(sub)
   if sub.starting then return true end                  -- it ends as soon as the broker has answered
@@ -332,6 +335,7 @@ function Consumer:pause() return self:stop() end
 
 -- Subscribes again; waits for a stop that is under way. true | nil, err
 function Consumer:resume()
+  self.unwanted = false
   while self.sub do
     local sub = self.sub
     if not sub.stopping and not sub.starting then return true end
@@ -359,14 +363,55 @@ local function look(sub)
   sub.refused = ib.refused
 end
 
--- A consumer that the broker ended (its queue was deleted, say), if any: consumer, err.
-function M.lost()
-  for _, c in ipairs(M.open) do
+-- Until the consumer has a subscription again, or nobody wants one any more.
+local function recover(c, ended)
+  local r = c.conn.reconnect
+  local delay, said = r.base, false
+  while not c.sub and not c.unwanted and not c.conn.closing and not task.stopping do
+    if ended then task.sleep(r.jitter and delay * (0.5 + math.random() / 2) or delay) end
+    if ended and not c.conn.deleted[c.queue] then topology.redeclare_queue(c.conn, c.queue) end
+    if c.sub or c.unwanted or task.stopping then return end
+    local ok, e = start(c)
+    if ok then log.info("consuming again", { queue = c.queue }) end
+    if ok or c.conn.closing then return end
+    if not said then log.warn("cannot consume again yet, trying until it works", { queue = c.queue, error = tostring(e) }) end
+    said, ended = true, true
+    delay = math.min(delay * 2, r.max)
+  end
+end
+
+-- Its subscription is gone; what its handlers still hold goes to somebody else, and what they do settles nothing.
+local function resubscribe(c, sub, ended)
+  c.live = c.live + 1                                    -- it stays in M.open meanwhile
+  c.recovering = true
+  stop(sub)
+  c.sub = nil
+  turn.start(recover, function(ok, e)
+    c.recovering = false
+    if not ok and not task.stopping then log.error("consuming again failed", { queue = c.queue, error = task.text_of(e) }) end
+    c.live = c.live - 1
+    if c.live == 0 then remove(M.open, c) end
+  end, c, ended)
+end
+
+-- Once a turn: consumers that lost their channel get another; one whose queue this connection deleted is over.
+function M.look()
+  for _, c in ipairs { unpack(M.open) } do
     local sub = c.sub
-    if sub and sub.inbox and not sub.over then look(sub) end
-    if sub and sub.inbox and not sub.stopping and sub.inbox.state == C.MX_CLOSED then
-      return c, err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
-        sub.inbox.cancelled ~= 0 and ": the queue was deleted or moved" or ""))
+    local ib = sub and not sub.over and sub.inbox
+    if ib then look(sub) end
+    -- what was delivered without acks will not come again: it is handled first
+    if ib and not sub.stopping and ib.state == C.MX_CLOSED and not (sub.auto_ack and ib.head ~= ib.tail) then
+      local link = c.conn.links.consume
+      local ended = ib.cancelled ~= 0 or ib.error ~= nil
+      local e = err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
+        ib.cancelled ~= 0 and ": the queue was deleted or moved" or ib.error ~= nil and ": " .. ffi.string(ib.error) or ""))
+      local over = c.conn.deleted[c.queue]
+      if ended and (link or over) then
+        log.warn(tostring(e), { again = not over })
+        event.emit("cancelled", c, e)
+      end
+      if over then stop(sub) else resubscribe(c, sub, ended) end
     end
   end
 end

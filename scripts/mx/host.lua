@@ -183,19 +183,8 @@ return function(host)
       end
       stop()
     end
-    local conn, e = conns.look()
-    if conn and t.stop == 0 and not finished then
-      event.emit("down", conn, e)
-      fail("connection lost: " .. tostring(e))
-      finished = true
-      return quit(1)
-    end
-    local consumer, why = consume.lost()
-    if consumer and not stopping and not finished then
-      event.emit("cancelled", consumer, why)
-      fail(tostring(why))
-      stop()
-    end
+    conns.look()
+    consume.look()
   end
 
   -- Nothing left to wait for?
@@ -205,7 +194,7 @@ return function(host)
       if not turn.stopping_consumers() and publish.pending() == 0 then end_links() end
       return
     end
-    if main_running or turn.tasks > 0 or #consume.open > 0 or task.timers > 0 or publish.pending() > 0 then return end
+    if main_running or turn.tasks > conns.background or #consume.open > 0 or task.timers > 0 or publish.pending() > 0 then return end
     end_links()
   end
 

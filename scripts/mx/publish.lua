@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, task, wait = require "mx.turn", require "mx.task", require "mx.wait"
 local err, check, receipt = require "mx.err", require "mx.check", require "mx.receipt"
-local json, fieldtable = require "mx.json", require "mx.fieldtable"
+local json, fieldtable, log = require "mx.json", require "mx.fieldtable", require "mx.log"
 local type, setmetatable = type, setmetatable
 
 local M = { open = {} }                 -- open: every publisher, for the exit rule and the drain
@@ -116,10 +116,12 @@ local function open(self, link)
     self.opening = nil
     line:wake_all(reply or { code = 0 })
   end)
-  if self.pub then
-    C.mx_pub_reopen(self.pub, ticket)
+  if self.live then
+    receipt.keep_reason(self)
+    C.mx_pub_reopen(self.live, link, ticket)
   else
-    self.pub = C.mx_pub_open(link, self.window, self.confirm and 1 or 0, self.timeout, ticket)
+    local mode = (self.confirm and C.MX_PUB_CONFIRM or 0) + (self.once and C.MX_PUB_ONCE or 0)
+    self.pub = C.mx_pub_open(link, self.window, mode, self.timeout, ticket)
     self.live = self.pub
   end
   return line
@@ -133,7 +135,7 @@ local function ready(self)
     if not link then return nil, why end
     if self.pub and self.pub.state == C.MX_OPEN then return true end
     local reply = (self.opening or open(self, link)):wait()
-    if reply.code < 0 and not self.closing then return nil, err.of_reply("publish", reply) end
+    if reply.code < 0 and link.state == C.MX_OPEN and not self.closing then return nil, err.of_reply("publish", reply) end
   end
 end
 
@@ -296,7 +298,7 @@ local function settle(self)
   while self.live do
     local pub, left = self.live, due - C.mx_now()
     local pending = pub.seq - pub.settled
-    if pending == 0 or pub.state ~= C.MX_OPEN or left <= 0 then return pending end
+    if pending == 0 or left <= 0 then return pending end
     local ticket = C.mx_wait_new(turn.waits, left)
     C.mx_receipt_watch(pub, pub.settled + 1, ticket)
     turn.await(ticket)
@@ -339,6 +341,33 @@ end
 function M.each_returned(f)
   for _, p in ipairs(M.open) do
     receipt.each_returned(p, function(e) f(p.conn, e) end)
+  end
+end
+
+-- Channels that the broker closed are opened again, but not for ever at once.
+local STORM, WITHIN, PAUSE = 5, 60, 10
+
+local function is_storm(p)
+  local now = C.mx_now()
+  if now < (p.calm_at or 0) then return true end
+  p.reopened = p.reopened or {}
+  table.insert(p.reopened, 1, now)
+  if (p.reopened[STORM + 1] or -WITHIN) < now - WITHIN then return false end
+  p.reopened, p.calm_at = {}, now + PAUSE
+  turn.notify(C.mx_wait_new(turn.waits, PAUSE), function() end)        -- so that somebody looks again
+  log.warn("the broker closes the publisher's channel again and again; it rests", { seconds = PAUSE,
+           error = p.pub.error ~= nil and ffi.string(p.pub.error) or nil })
+  return true
+end
+
+-- Once a turn: what waits for a channel gets one, when there is a connection.
+function M.look(conn, link)
+  for _, p in ipairs(M.open) do
+    local pub = p.conn == conn and p.live
+    if pub and pub.adrift ~= 0 and pub.state == C.MX_CLOSED and pub.seq > pub.settled and not p.opening
+       and (pub.reply_code == 0 or not is_storm(p)) then
+      open(p, link)
+    end
   end
 end
 

@@ -35,6 +35,25 @@ local function channel_error(pub)
   return err.new(code, "publish: " .. ffi.string(pub.error), { op = "publish", reply_code = pub.reply_code ~= 0 and pub.reply_code or nil })
 end
 
+local REASONS = 16
+
+-- Before the channel of p is opened again: what ended with it keeps the reason.
+function M.keep_reason(p)
+  local why = p.live.error ~= nil and channel_error(p.live)
+  if not why then return end
+  p.reasons = p.reasons or {}
+  table.insert(p.reasons, { up_to = p.live.seq, why = why })
+  if #p.reasons > REASONS then table.remove(p.reasons, 1) end
+end
+
+local function reason_of(p, seq)
+  for _, x in ipairs(p.reasons or {}) do
+    if seq <= x.up_to then return x.why end
+  end
+  if p.live then return channel_error(p.live) end
+  return p.ended.why
+end
+
 -- Before its mx_pub goes: what is pending now ends as closed.
 function M.retire(p)
   local pub, failed = p.live, {}
@@ -61,9 +80,7 @@ local function failure(r, state)
   local known = TEXTS[state]
   if known then return err.new(known[1], known[2], { op = "publish", reply_code = known[1] == "unroutable" and 312 or nil }) end
   local p = publishers[r.publisher]
-  local why
-  if p and p.live then why = channel_error(p.live) elseif p then why = p.ended.why end
-  return why or err.new("closed", "publish: closed before the broker confirmed", { op = "publish" })
+  return p and reason_of(p, r.seq) or err.new("closed", "publish: closed before the broker confirmed", { op = "publish" })
 end
 
 -- Parks until the publish has ended or the timeout passed.

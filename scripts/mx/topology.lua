@@ -2,8 +2,10 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, err, check, fieldtable = require "mx.turn", require "mx.err", require "mx.check", require "mx.fieldtable"
-local log = require "mx.log"
+local log, record, wait, event = require "mx.log", require "mx.record", require "mx.wait", require "mx.event"
 local type, pairs, ipairs = type, pairs, ipairs
+
+ffi.cdef "ssize_t getrandom(void *to, size_t n, unsigned flags);"
 
 local M = {}
 
@@ -31,19 +33,8 @@ local function explain(e, what)
   return e
 end
 
--- One operation on the broker. reply | nil, err
-local function call(conn, op, request, what)
-  -- the link that consumes may wait for slow handlers; only what is exclusive to it must go there
-  local link, e = conn:link(conn.exclusive[request.name] and "consume" or "publish")
-  if not link then return nil, e end
-  local bytes = ""
-  if request.args and next(request.args) then
-    local misuse
-    bytes, e, misuse = fieldtable.encode(request.args, "args")
-    if misuse then check.fail(what .. ": " .. e) end
-    if not bytes then return nil, e end
-  end
-  if conn.capture then return conn.capture(op, request) end           -- a script under test: mx/test/harness.lua
+-- One operation on a link. reply | nil, err
+local function ask(link, op, request, bytes, what)
   local source, key = request.source or "", request.key or ""
   local c = ffi.new("mx_call", { op = OP[op], flags = request.flags or 0, name = span(request.name), source = span(source),
                                  key = span(key), args = span(bytes) })
@@ -57,7 +48,73 @@ local function call(conn, op, request, what)
   if reply and reply.code < 0 then return nil, explain(err.of_reply("declare", reply, what), what) end
   return reply or {}
 end
+
+-- The link that consumes may wait for slow handlers; only what is exclusive to it must go there.
+local function kind_of(conn, request) return conn.exclusive[request.name] and "consume" or "publish" end
+
+-- One operation on the broker; all of them may be done twice, so one that was under way when the connection went is done
+-- again on the next. reply | nil, err
+local function call(conn, op, request, what)
+  local bytes = ""
+  if request.args and next(request.args) then
+    local why, misuse
+    bytes, why, misuse = fieldtable.encode(request.args, "args")
+    if misuse then check.fail(what .. ": " .. why) end
+    if not bytes then return nil, why end
+  end
+  if op == "queue" then conn.deleted[request.name] = nil end
+  while true do
+    local link, why = conn:link(kind_of(conn, request))
+    if not link then return nil, why end
+    if conn.capture then return conn.capture(op, request) end         -- a script under test: mx/test/harness.lua
+    if op == "delete_queue" then conn.deleted[request.name] = true end    -- its consumers may hear of it first
+    local reply, e = ask(link, op, request, bytes, what)
+    if reply then
+      record.note(conn.records, op, request, what)
+      return reply
+    end
+    if op == "delete_queue" then conn.deleted[request.name] = nil end
+    if e.code ~= "connection" or link.state == C.MX_OPEN then return nil, e end
+  end
+end
 M.call = call
+
+-- RabbitMQ holds an exclusive queue for the connection that was, until it notices that that one is dead.
+local LOCKED = { 0.5, 1, 2, 4, 8 }
+
+local function again(link, x)
+  local bytes = x.request.args and next(x.request.args) and fieldtable.encode(x.request.args, "args") or ""
+  local reply, e = ask(link, x.op, x.request, bytes, x.what)
+  for i = 1, #LOCKED do
+    if reply or e.reply_code ~= 405 then break end
+    wait.sleep(LOCKED[i])
+    reply, e = ask(link, x.op, x.request, bytes, x.what)
+  end
+  return reply, e
+end
+
+-- Says everything again that the connection had declared, on a new link; queue: only what belongs to that queue. What the
+-- broker does not want any more is told of, and the rest goes on. nil: the link was lost meanwhile.
+function M.replay(conn, link, kind, queue)
+  for _, x in ipairs { unpack(conn.records) } do
+    local own = kind_of(conn, x.request)
+    if (own == kind or own == "publish") and (not queue or x.request.name == queue) then
+      local reply, e = again(link, x)
+      if not reply and link.state ~= C.MX_OPEN then return nil end
+      if not reply then
+        log.error("what was declared cannot be declared again", { error = tostring(e) })
+        event.emit("error", e)
+      end
+    end
+  end
+  return true
+end
+
+-- The queue's declaration and bindings again, where the script made them.
+function M.redeclare_queue(conn, name)
+  local link = conn:link(kind_of(conn, { name = name }))
+  return link and M.replay(conn, link, kind_of(conn, { name = name }), name)
+end
 
 -- Queues ----------------------------------------------------------------------------------------------------------
 
@@ -95,11 +152,10 @@ local function dead_letters(name, dlq)
 end
 
 local function declare(conn, name, o, args)
-  local durable = o.durable ~= false and not (name == "" and o.durable == nil)
-  local exclusive = o.exclusive or (name == "" and o.exclusive == nil)
+  local durable, exclusive = o.durable ~= false, o.exclusive
   local flags = flags_of(o.passive, durable, exclusive, o.auto_delete)
   if exclusive then conn.exclusive[name] = true end
-  return call(conn, "queue", { name = name, flags = flags, args = args }, ("queue %q"):format(name))
+  return call(conn, "queue", { name = name, flags = flags, args = args, passive = o.passive }, ("queue %q"):format(name))
 end
 M.declare = declare
 
@@ -138,9 +194,21 @@ local function check_bind(list)
   end
 end
 
+-- A name that nobody else has. RabbitMQ's own (amq.gen-...) are new ones on each connection; this one stays.
+local function own_name()
+  local id = ffi.new "uint8_t[16]"
+  if C.getrandom(id, 16, 0) ~= 16 then error "no random bytes" end
+  return "mx.gen-" .. (ffi.string(id, 16):gsub(".", function(c) return ("%02x"):format(c:byte()) end))
+end
+
 -- name | nil, err
 function M.queue(conn, name, options)
   local o = check.options("mx.queue", options or {}, QUEUE)
+  if name == "" then
+    name = own_name()
+    if o.durable == nil then o.durable = false end
+    if o.exclusive == nil then o.exclusive = true end
+  end
   check_bind(o.bind or {})
   local args = arguments(o)
   if o.dlq then
@@ -160,10 +228,6 @@ function M.queue(conn, name, options)
   end
   local reply, e = declare_kept(conn, name, o, args)
   if not reply then return nil, e end
-  if name == "" then
-    name = reply.text
-    conn.exclusive[name] = conn.exclusive[""]
-  end
   conn.queues[name] = args["x-queue-type"] or "classic"
   for _, b in ipairs(o.bind or {}) do
     local ok, why = bind(conn, name, b[1], b[2], b[3])
@@ -200,7 +264,7 @@ function M.exchange(conn, name, options)
   local flags = flags_of(o.passive, o.durable ~= false, false, o.auto_delete, o.internal)
   local args = { ["alternate-exchange"] = o.alternate }
   for k, v in pairs(o.args or {}) do args[k] = v end
-  local ok, e = call(conn, "exchange", { name = name, source = kind, flags = flags, args = args },
+  local ok, e = call(conn, "exchange", { name = name, source = kind, flags = flags, args = args, passive = o.passive },
                      ("exchange %q"):format(name))
   if not ok then return nil, e end
   return name
@@ -224,7 +288,7 @@ M.delete_exchange = simple("delete_exchange", "delete exchange", yes)
 
 -- { messages =, consumers = } | nil, err
 function M.queue_info(conn, name)
-  local reply, e = call(conn, "queue", { name = name, flags = C.MX_F_PASSIVE }, ("queue %q"):format(name))
+  local reply, e = call(conn, "queue", { name = name, flags = C.MX_F_PASSIVE, passive = true }, ("queue %q"):format(name))
   if not reply then return nil, e end
   return { messages = reply.messages, consumers = reply.consumers }
 end

@@ -4,12 +4,12 @@ local broker = dofile "spec/lua/broker.lua"
 
 local OWN = { durable = false, exclusive = true }
 
-on_each_broker("a server-named queue", function(connect, name, again)
-  it("has a name of the broker's that nobody else has", function()
+on_each_broker("a queue without a name", function(connect, name, again)
+  it("gets one that nobody else has", function()
     local c, seen = connect(), {}
     for _ = 1, 5 do
       local q = assert(c:queue "")
-      assert.matches("^amq%.gen%-.", q)
+      assert.matches("^mx%.gen%-.", q)
       assert.is_nil(seen[q])
       seen[q] = true
     end
