@@ -310,6 +310,7 @@ end
 -- A link dropped: from now on it is connected again, whether somebody waits for that or not.
 local function lose(conn, kind, link)
   local e, first = reason(conn.at[kind], link), next(conn.lost) == nil
+  if conn.blocked[kind] then event.emit("unblocked", conn) end
   conn.links[kind], conn.blocked[kind], conn.declared, conn.lost[kind] = nil, nil, {}, true
   if C.mx_now() - conn.up_at[kind] > STABLE then conn.delay[kind] = nil end
   C.mx_link_close(link, 0)

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include "base/clock.h"
 #include "link/confirm.h"
+#include "wire/sendq.h"
 
 enum { WINDOW = 100, STEPS = 200000 };
 static mx_timers timers;
@@ -463,10 +464,136 @@ static void confirm_makes_an_id_where_there_is_none(void **state) {
     assert_ptr_equal(mx_confirm_props(&c, &given, &own, id), &given);
 }
 
+/* ---- a new channel ---- */
+
+static mx_sendq old, fresh;
+static char resent[100]; /* "attempt number name" of each, as again saw them */
+
+static void publish_named(const char *names) {
+    for (; *names; names++) {
+        uint8_t *p = mx_sendq_reserve(&old, 1);
+        *p = (uint8_t)*names;
+        mx_sendq_add(&old, 1);
+        mx_confirm_add(&c, now, 0, 0, p);
+    }
+}
+
+static const uint8_t *again(void *arg, const uint8_t *frames, unsigned attempt) {
+    (void)arg;
+    char text[3] = {(char)('0' + attempt), (char)*frames, 0};
+    strcat(resent, text);
+    uint8_t *p = mx_sendq_reserve(&fresh, 1);
+    *p = *frames;
+    mx_sendq_add(&fresh, 1);
+    return p;
+}
+
+static void resend(const char *expected) {
+    *resent = 0;
+    mx_confirm_resend(&c, again, NULL);
+    assert_string_equal(resent, expected);
+    mx_sendq_clear(&old);
+    old = fresh;
+    fresh = (mx_sendq){0};
+}
+
+static void nothing_is_held(void) {
+    mx_sendq_clear(&old);
+    assert_int_equal(mx_sendq_room(), 0);
+}
+
+static void confirm_sends_again_what_is_pending_in_its_order(void **state) {
+    (void)state;
+    publish_named("abcde");
+    ack(2);
+    resend("2a2c2d2e");
+    assert_int_equal(ack_to(2), 0); /* a and c */
+    assert_true(state_of(1) == MX_CONFIRMED && state_of(3) == MX_CONFIRMED && state_of(4) == MX_PENDING);
+    publish_named("f");
+    assert_int_equal(nack(4), 0);
+    assert_int_equal(ack(5), 0);
+    assert_true(state_of(4) == MX_PENDING && state_of(5) == MX_NACKED && state_of(6) == MX_CONFIRMED);
+    resend("3d");
+    assert_int_equal(ack_to(0), 0);
+    assert_int_equal(state_of(4), MX_CONFIRMED);
+    nothing_is_held();
+}
+
+static void confirm_knows_no_tag_of_the_channel_before(void **state) {
+    (void)state;
+    publish_named("abc");
+    ack(1);
+    resend("2b2c");
+    assert_int_equal(ack(3), MX_EVALIDATION);
+    assert_int_equal(ack(2), 0);
+    assert_true(state_of(2) == MX_PENDING && state_of(3) == MX_CONFIRMED);
+    assert_int_equal(ack(1), 0);
+    assert_int_equal(ack(1), MX_EVALIDATION);
+    nothing_is_held();
+}
+
+static void confirm_counts_what_was_not_sent_as_no_sending(void **state) {
+    (void)state;
+    publish_named("a");
+    publish_named("b");
+    mx_confirm_unsent(&c);
+    resend("2a1b");
+    resend("3a2b");
+    ack_to(2);
+    nothing_is_held();
+}
+
+static void confirm_does_not_send_again_what_ran_out_of_time(void **state) {
+    (void)state;
+    publish_named("ab");
+    tick(2000000);
+    publish_named("c");
+    resend("2c");
+    ack(1);
+    assert_true(state_of(1) == MX_TIMED_OUT && state_of(2) == MX_TIMED_OUT && state_of(3) == MX_CONFIRMED);
+    nothing_is_held();
+}
+
+static void confirm_takes_a_return_as_of_its_channel(void **state) {
+    uint8_t id[MX_ID_SIZE];
+    (void)state;
+    publish_named("a");
+    mx_receipt_id(&c.pub, 1, id);
+    mx_confirm_return(&c, (mx_span){id, sizeof id}, mx_span_of(""), mx_span_of("a"));
+    resend("2a");
+    ack(1); /* this time somebody had bound a queue */
+    assert_int_equal(state_of(1), MX_CONFIRMED);
+    nothing_is_held();
+}
+
+static int is_vowel(void *arg, const uint8_t *frames) {
+    (void)arg;
+    return *frames == 'a' || *frames == 'e';
+}
+
+static void confirm_loses_some_and_sends_the_others(void **state) {
+    (void)state;
+    publish_named("abcde");
+    uint32_t ticket = watch(5);
+    assert_int_equal(mx_confirm_lose_some(&c, is_vowel, NULL), 2);
+    assert_true(state_of(1) == MX_LOST && state_of(5) == MX_LOST && state_of(2) == MX_PENDING);
+    assert_int_equal(posted(), ticket);
+    resend("2b2c2d");
+    ack_to(3);
+    assert_true(c.pub.settled == 5 && c.pub.failed == 2);
+    nothing_is_held();
+}
+
 int main(void) {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, begin, finish)
     const struct CMUnitTest cases[] = {
         CASE(confirm_settles_in_any_order),
+        CASE(confirm_sends_again_what_is_pending_in_its_order),
+        CASE(confirm_knows_no_tag_of_the_channel_before),
+        CASE(confirm_counts_what_was_not_sent_as_no_sending),
+        CASE(confirm_does_not_send_again_what_ran_out_of_time),
+        CASE(confirm_takes_a_return_as_of_its_channel),
+        CASE(confirm_loses_some_and_sends_the_others),
         CASE(confirm_lists_its_failures_in_order),
         CASE(confirm_makes_an_id_where_there_is_none),
         CASE(confirm_settles_ranges),
