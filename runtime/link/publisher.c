@@ -257,7 +257,7 @@ void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *te
         mx_line_drop(&p->line);
         nowhere.base.ops = a->base.ops;
         nowhere.base.runtime = a->base.runtime;
-        p->line.link = &nowhere;
+        mx_line_add(&p->line, MX_PUBLISHER, &nowhere);
         p->base.link = &nowhere.base;
         release_window(p);
     }

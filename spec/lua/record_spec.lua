@@ -24,7 +24,8 @@ describe("the record of a connection", function()
 
   it("tells bindings apart by their arguments", function()
     local function bound(args) return { "bind", { name = "q", source = "x", key = "", args = args } } end
-    local texts = noted(bound { a = 1 }, bound { a = 2 }, bound { a = 1 }, { "unbind", { name = "q", source = "x", key = "", args = { a = 2 } } })
+    local unbind = { "unbind", { name = "q", source = "x", key = "", args = { a = 2 } } }
+    local texts = noted(bound { a = 1 }, bound { a = 2 }, bound { a = 1 }, unbind)
     assert.equal(1, #texts)
   end)
 
