@@ -92,7 +92,8 @@ local Connection = {}
 ---@async
 function Connection:close() end
 
---- Connects; parks until the broker is there, without limit. Only what waiting cannot mend comes back as an error (config, access).
+--- Connects; parks until the broker is there, without limit. Only what waiting cannot mend comes back as an error (config); where the
+--- broker refuses the user or the vhost it is asked again, but only twice a minute.
 --- Optional: without it, or without a URL in it, the URL is that of `-u` or `MXRUN_URLS`, else `mem://` when a terminal is there to read
 --- that; without one a missing URL is exit 2. A connection that drops later is made again for as long as it takes.
 ---

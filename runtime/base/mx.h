@@ -31,8 +31,8 @@ enum {
 
 #define MX_EXPORT __attribute__((visibility("default")))
 
-void *mx_zalloc(size_t n);           /* zeroed; aborts with a line when there is no memory */
-void *mx_realloc(void *p, size_t n); /* as realloc; aborts likewise */
+void *mx_zalloc(size_t n);                    /* zeroed; aborts with a line when there is no memory */
+void *mx_realloc(void *p, size_t n);          /* as realloc; aborts likewise */
 void *mx_aligned(size_t alignment, size_t n); /* n: a multiple of it; as aligned_alloc; aborts likewise */
 char *mx_strndup(const void *p, size_t n);
 

@@ -6,7 +6,8 @@ local url, log, publish, topology = require "mx.url", require "mx.log", require 
 local consume, dlq, calls = require "mx.consume", require "mx.dlq", require "mx.call"
 local event, task = require "mx.event", require "mx.task"
 
-local M = { open = {}, background = 0 }      -- background: how many tasks connect again for nobody in particular
+-- background: how many tasks connect again for nobody in particular; impatient: a refusal by the first broker is the end
+local M = { open = {}, background = 0, impatient = false }
 
 local Conn = {}
 Conn.__index = Conn
@@ -75,8 +76,8 @@ local function reason(address, link)
                 { reply_code = link.reply_code ~= 0 and link.reply_code or nil })
 end
 
--- What no amount of waiting mends.
-local FINAL = { access = true, config = true, validation = true }
+-- What no amount of waiting mends; and what the broker may come to see differently, but not soon.
+local HOPELESS, REFUSED = { config = true, validation = true }, { access = true, config = true, validation = true }
 
 -- link | nil, err
 local function dial(conn, address)
@@ -102,24 +103,21 @@ local function shuffled(conn)
   return list
 end
 
--- Tries each address once. link | nil, err; final: no address will ever do
+-- Tries each address once. link | nil, err; then whether that goes for every address: hopeless, refused
 local function round(conn, kind)
-  local texts, first, final = {}, nil, true
+  local texts, first, hopeless, refused = {}, nil, true, true
   for _, address in ipairs(shuffled(conn)) do
     local link, e = dial(conn, address)
     if link then
       conn.at[kind] = address
       return link
     end
-    if not FINAL[e.code] then
-      final = false
-      first = (not first or FINAL[first.code]) and e or first
-    end
-    first = first or e
+    hopeless, refused = hopeless and HOPELESS[e.code], refused and REFUSED[e.code]
+    if not first or REFUSED[first.code] and not REFUSED[e.code] then first = e end
     texts[#texts + 1] = tostring(e)
   end
   if #texts > 1 then first = failed(first.code, table.concat(texts, "; "), { reply_code = first.reply_code, cause = first }) end
-  return nil, first, final
+  return nil, first, hopeless, refused
 end
 
 local function closed(conn) return failed("closed", conn.text .. " is closed") end
@@ -138,11 +136,11 @@ end
 local function connect(conn, kind)
   local said
   while not conn.closed do
-    local link, e, final = round(conn, kind)
-    if link or final and not conn.lost[kind] then return link, e end
+    local link, e, hopeless, refused = round(conn, kind)
+    if link or not conn.lost[kind] and (hopeless or refused and M.impatient) then return link, e end
     if said ~= e.code then log.warn("cannot connect, trying again until it works", { error = tostring(e) }) end
     said = e.code
-    pause(conn, kind, final)
+    pause(conn, kind, refused)
   end
   return nil, closed(conn)
 end

@@ -209,6 +209,7 @@ return function(host)
   arg = { [0] = host.file or "(command line)" }
   for i, a in ipairs(host.args) do arg[i] = a end
   if host.command then
+    conns.impatient = host.command ~= "test"
     turn.start(require(COMMANDS[host.command]).run, function(ok, e)
       main_running = false
       if ok then exit_code = e elseif not (stopping and err.is(e) and e.code == "closed") then fail(task.text_of(e)) end

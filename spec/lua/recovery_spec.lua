@@ -254,3 +254,22 @@ describe("a channel that the broker closes", function()
     conn:close()
   end)
 end)
+
+describe("a broker that refuses us", function()
+  local wrong = amqp:gsub("guest:guest@", "guest:wrong@")
+
+  it("is asked again, for the password may come to be right", function()
+    local call = mx.spawn(mx.connect, { url = wrong, reconnect = { base = 0.05, max = 0.05 } })
+    local done, e = call:wait(0.5)
+    assert.same({ nil, "timeout" }, { done, e.code })
+    call:cancel()
+    assert.equal("interrupted", select(2, call:wait()).code)
+  end)
+
+  it("is not asked again by a command", function()
+    local pipe = io.popen(("timeout 5 %s pub -u '%s' '' q x 2>&1; echo $?"):format(os.getenv "MXRUN" or "build/mxrun", wrong))
+    local text = pipe:read "*a"
+    pipe:close()
+    assert.matches("ACCESS_REFUSED.*\n1\n$", text)
+  end)
+end)
