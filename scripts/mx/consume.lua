@@ -46,7 +46,7 @@ local function shared(sub)
   local function on_idle(d)
     end_of(d)
     sub.active, sub.consumer.active, sub.busy = sub.active - 1, sub.consumer.active - 1, sub.busy - 1
-    if not d.once then sub.idle[#sub.idle + 1] = d end
+    if d.once then sub.tasks[d] = nil else sub.idle[#sub.idle + 1] = d end
     turn.t.again = 1
     if sub.stopping then sub.left() end
   end
@@ -76,7 +76,7 @@ end
 local function new_task(sub)
   local d = turn.serve(sub)
   d.look = sub.manual
-  sub.tasks[#sub.tasks + 1] = d
+  sub.tasks[d] = true
   return d
 end
 
@@ -174,7 +174,7 @@ end
 
 -- Its handlers are not waited for any more: what they hold goes back, and what they do later settles nothing.
 local function give_up(sub)
-  for _, d in ipairs(sub.tasks) do d.look, d.late = true, true end
+  for d in pairs(sub.tasks) do d.look, d.late = true, true end
   give_back(sub)
   return sub.busy
 end

@@ -26,6 +26,7 @@ function M.settle(sub, seq, verdict)
   local m = unsettled(sub, seq)
   if not m then return end
   m.verdict = verdict
+  sub.again[seq] = nil
   turn.t.again = 1
 end
 local settle = M.settle

@@ -182,6 +182,27 @@ on_each_broker("a stream", function(connect, name)
     c:delete_queue(q .. ".dlq")
   end)
 
+  it("keeps nothing of what ran again", function()
+    local c = connect()
+    local q = stream(c, "kept", 20)
+    if not q then return end
+    local done = 0
+    local consumer = assert(c:consume(q, with { retry = { max = 2, base = 0, jitter = false } }, function(m)
+      if m.attempt == 1 then error "boom" end
+      if m.attempt == 2 then return "retry", 0 end
+      done = done + 1
+    end))
+    eventually(function() return done == 20 end)
+    local sub, tasks = consumer.sub, 0
+    eventually(function() return sub.busy == 0 end)
+    for _ in pairs(sub.tasks) do tasks = tasks + 1 end
+    assert.equal(#sub.idle, tasks)
+    assert.is_nil(next(sub.again))
+    assert(consumer:stop())
+    c:delete_queue(q)
+    c:delete_queue(q .. ".dlq")
+  end)
+
   it("cannot be requeued to, nor be read without an offset or acks", function()
     local c = connect()
     local q = stream(c, "not", 1)
