@@ -30,21 +30,20 @@ end
 -- Failures ----------------------------------------------------------------------------------------------------------
 
 -- The script's own delay: seconds, nil for no more retries; false when it failed itself.
-local function chosen_delay(sub, n, seq, e)
-  local m = unsettled(sub, seq)
-  local ok, delay = turn.guard(sub.retry.delay, n, msg.Ref(m, seq, sub.number), err.wrap(e))
+local function chosen_delay(sub, r, n, m, e)
+  local ok, delay = turn.guard(r.delay, n, m, err.wrap(e))
   if ok and delay ~= nil then ok, delay = turn.guard(check.seconds, delay) end
   if ok then return delay end
   complain(sub, "retry.delay failed", delay)
   return false
 end
 
--- Seconds, and whether a neighbouring tier will do; nil when the message is to be rejected.
-local function delay_after(sub, seq, retries, e)
-  local r = sub.retry
+-- What the policy r makes of a msg that failed with e after so many retries (nil: its headers cannot be read): seconds, and
+-- whether a neighbouring tier will do; nil when it is to be rejected.
+function M.delay_after(sub, r, m, retries, e)
   if not retries or err.is(e) and e.retryable == false or retries >= r.max then return nil end
   if r.delay then
-    local delay = chosen_delay(sub, retries + 1, seq, e)
+    local delay = chosen_delay(sub, r, retries + 1, m, e)
     if delay ~= false then return delay end
   end
   return math.min(r.base * r.factor ^ retries, r.max_delay), r.jitter
@@ -57,7 +56,7 @@ local function policy(sub, seq, e, waited)
   complain(sub, "handler failed", e)
   if sub.auto_ack then return settle.settle(sub, seq, ACK) end
   local retries = msg.retries_of(m)
-  local delay, jitter = delay_after(sub, seq, retries and retries + msg.tries(sub, m), e)
+  local delay, jitter = M.delay_after(sub, sub.retry, msg.Ref(m, seq, sub.number), retries and retries + msg.tries(sub, m), e)
   local text = err.explain(e)
   if delay then retry(sub, seq, delay, text, jitter) else reject(sub, seq, text) end
 end
@@ -157,9 +156,12 @@ local ANSWERS = {
   end,
 }
 
--- The error of an answer that means nothing; script: the handler that gave it.
-function M.not_understood(script, verdict)
-  local info, what = debug.getinfo(script, "S"), type(verdict)
+-- The error of an answer that the consumer cannot give, or that means nothing; nil for the others.
+function M.misread(c, verdict)
+  if ANSWERS[verdict] then
+    return c.auto_ack and err.new("validation", "cannot " .. verdict .. " with auto_ack: it is settled") or nil
+  end
+  local info, what = debug.getinfo(c.script, "S"), type(verdict)
   what = (what == "string" or what == "number") and tostring(verdict) or "a " .. what
   return err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", \"retry\", "
     .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, what))
@@ -176,10 +178,9 @@ function M.decided(sub, seq, verdict, why, sent)
   if verdict == true or verdict == nil and why == nil then return done(sub, seq, sent, verdict) end
   if verdict == nil then return fail(sub, seq, why) end
   if verdict == false then return fail(sub, seq, why or err.new("internal", "the handler returned false")) end
-  local f = ANSWERS[verdict]
-  if not f then return fail(sub, seq, M.not_understood(sub.script, verdict)) end
-  if sub.auto_ack then return fail(sub, seq, err.new("validation", "cannot " .. verdict .. " with auto_ack: it is settled")) end
-  f(sub, seq, why)
+  local wrong = M.misread(sub, verdict)
+  if wrong then return fail(sub, seq, wrong) end
+  ANSWERS[verdict](sub, seq, why)
 end
 
 msg.settling("ack", function(sub, seq) settle.settle(sub, seq, ACK) end)

@@ -158,6 +158,28 @@ describe("deliver", function()
     assert.is_false(broken.error.retryable)
   end)
 
+  it("asks the script's own retry.delay as the runtime does: with the real msg, units and what it raises", function()
+    local h = handler("error 'x'", [[{ retry = { max = 4, base = 3, factor = 1, jitter = false, delay = function(n, m, e)
+      if n == 1 then return m.headers.wait end
+      if n == 2 then return e.code == "internal" and 7 or nil end
+      if n == 3 then error "oops" end
+    end } }]])
+    local function delay(attempt) return h:deliver("q", "x", { attempt = attempt, headers = { wait = "2s" } }).delay end
+    assert.same({ 2, 7, 3 }, { delay(1), delay(2), delay(3) })
+    assert.is_true(h:deliver("q", "x", { attempt = 4 }).dead)
+    h:close()
+  end)
+
+  it("says that nothing follows a failure with auto_ack, and that a delivery cannot be rejected then", function()
+    local h = handler("if msg.body == 'raise' then error 'x' end return 'reject', 'bad'", "{ auto_ack = true }")
+    local raised, rejected = h:deliver("q", "raise"), h:deliver("q", "x")
+    assert.same({ "failed", nil, false }, { raised.decision, raised.delay, raised.dead })
+    assert.same({ "failed", false }, { rejected.decision, rejected.dead })
+    assert.matches("cannot reject with auto_ack", rejected.reason)
+    h:close()
+    assert.matches("expected seconds", decide "return 'retry', 'soon'".reason)
+  end)
+
   it("shows the handler the real msg", function()
     local r = decide([[
       return "reject", table.concat({ msg.data.id, msg.body, msg.key, msg.exchange, msg.headers.tenant, msg.attempt, msg.id,
@@ -186,11 +208,11 @@ describe("deliver", function()
   end)
 
   it("fails a handler that waits past its time limit", function()
-    local h = handler("pcall(mx.sleep, 3600)", "{ timeout = 30 }")
-    local t = mx.spawn(function() return h:deliver("q", "x") end)
+    local h = handler("pcall(mx.sleep, 3600)", "{ timeout = 30, retry = { delay = function(_, m) return m.data.wait end } }")
+    local t = mx.spawn(function() return h:deliver("q", { wait = 7 }) end)
     mx.test.clock():advance(31)
     local _, r = t:wait()
-    assert.equal("failed", r.decision)
+    assert.same({ "failed", 7 }, { r.decision, r.delay })
     assert.equal("timeout", r.error.code)
     h:close()
   end)

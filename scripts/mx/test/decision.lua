@@ -1,20 +1,17 @@
 -- What a handler under test decided, as a table; the rules are those of mx/verdict.lua.
-local err, check = require "mx.err", require "mx.check"
+local turn, err, check, verdict = require "mx.turn", require "mx.err", require "mx.check", require "mx.verdict"
 
 local M = {}
 
 -- A failed delivery: the retry policy says what follows. dead: it goes where rejected ones go.
-local function failed(c, attempt, e)
+local function failed(c, msg, attempt, e)
   local reason, trace = err.explain(e)
-  local r = c.test_retry
-  local final = err.is(e) and e.retryable == false
-  local delay = not final and attempt <= r.max
-                and (r.delay and r.delay(attempt, nil, e) or not r.delay and math.min(r.base * r.factor ^ (attempt - 1), r.max_delay))
-  return { decision = "failed", reason = reason, error = e, traceback = trace, delay = delay or nil, dead = not delay }
+  local delay = not c.auto_ack and verdict.delay_after(turn.current.consumer, c.test_retry, msg, attempt - 1, e) or nil
+  return { decision = "failed", reason = reason, error = e, traceback = trace, delay = delay, dead = not delay and not c.auto_ack }
 end
 
 local SAYS = {
-  reject = function(_, why) return { decision = "reject", reason = why and tostring(why) or nil } end,
+  reject = function(_, why) return { decision = "reject", reason = why ~= nil and err.tostring(why) or nil } end,
   retry = function(c, seconds)
     return { decision = "retry", delay = seconds and check.seconds(seconds) or c.test_retry.base }
   end,
@@ -31,17 +28,21 @@ local function failed_publish(receipts)
   return failure
 end
 
--- c: the consumer; attempt, receipts: of the delivery; the rest: what xpcall of the handler returned.
-function M.of(c, attempt, receipts, ok, verdict, why)
-  if not ok then return failed(c, attempt, verdict) end
-  if verdict == nil and why == nil then
+-- c: the consumer; msg, attempt, receipts: of the delivery; the rest: what xpcall of the handler returned.
+function M.of(c, msg, attempt, receipts, ok, answer, why)
+  if not ok then return failed(c, msg, attempt, answer) end
+  if answer == nil and why == nil then
     why = failed_publish(receipts)
     if not why then return { decision = "ack" } end
   end
-  if verdict == true then return { decision = "ack" } end
-  if not verdict then return failed(c, attempt, why == nil and "the handler returned false" or why) end
-  if SAYS[verdict] then return SAYS[verdict](c, why) end
-  return failed(c, attempt, require "mx.verdict".not_understood(c.test_handler, verdict))
+  if answer == true then return { decision = "ack" } end
+  if not answer then return failed(c, msg, attempt, why == nil and "the handler returned false" or why) end
+  local wrong, said, result = verdict.misread(c, answer), nil, nil
+  if not wrong then
+    said, result = turn.guard(SAYS[answer], c, why)
+    if said then return result end
+  end
+  return failed(c, msg, attempt, wrong or result)
 end
 
 -- A consumer with manual = true: a msg whose settling methods tell decide(result); the delivery itself is acked.

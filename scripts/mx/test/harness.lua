@@ -75,10 +75,12 @@ end
 
 -- What the private broker calls: the script's handler, observed; the delivery itself is acked.
 local function observed(h, number, handler)
+  local Ref = require "mx.msg".Ref
   return function(msg)
     local run = h.runs[msg.id]
     if not run then return true end
     local c, me, attempt = h.consumers[number].consumer, turn.current, msg.attempt
+    local copy = c.test_retry.delay and Ref(msg.m, msg.seq, msg.sub):keep() or msg     -- past the time limit msg is settled
     local function decide(result)
       result.published = run.published
       run.done:put(result, 0)                           -- the first decision counts
@@ -90,7 +92,7 @@ local function observed(h, number, handler)
     if me.late then
       ok, verdict = false, err.new("timeout", "the handler ran past its time limit of " .. c.timeout .. " s")
     end
-    local result = decision.of(c, attempt, run.receipts, ok, verdict, why)
+    local result = decision.of(c, copy, attempt, run.receipts, ok, verdict, why)
     if not (c.manual and result.decision == "ack") then decide(result) end
     return true
   end
@@ -107,7 +109,7 @@ local function add_consumer(h, queue, options, handler)
   local watched = type(handler) == "function" and observed(h, number, handler) or handler
   h.consumers[number] = entry
   local c = at_script(consume.consume, h.wire, queue, o, watched)
-  entry.consumer, c.test_retry, c.test_handler = c, c.retry, handler
+  entry.consumer, c.test_retry, c.script = c, c.retry, handler
   c.retry = { max = 0 }                   -- what follows a failure is answered, not done
   h.consumers[name] = entry
   return c
