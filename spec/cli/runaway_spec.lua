@@ -114,6 +114,18 @@ describe("a runaway handler", function()
     end)
   end
 
+  it("is stopped in a file that is called almost as the runtime's own", function()
+    local dir = os.tmpname()
+    os.remove(dir)
+    assert(os.execute("mkdir -p " .. dir .. "/mx") == 0)
+    local f = assert(io.open(dir .. "/mx/turnip.lua", "w"))
+    f:write "while true do end"
+    f:close()
+    local out = result(io.popen(("b=$(realpath %s); cd %s && timeout 60 $b --turn-limit 0.05 -u mem:// mx/turnip.lua 2>&1; echo exit $?; rm -r %s")
+      :format(MXRUN, dir, dir)))
+    assert.matches("mx/turnip.lua:1: ran past the turn limit.*exit 1\n$", out)
+  end)
+
   it("leaves the time of a turn to what deals with its failure", function()
     local out = result(start("--turn-limit 0.5", [[
       local q = assert(mx.queue("q", { dlq = true }))
