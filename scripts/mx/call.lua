@@ -8,6 +8,7 @@ local setmetatable = setmetatable
 local M = {}
 local DIRECT = "amq.rabbitmq.reply-to"
 local TIMEOUT = 30
+local MOST_EXPIRATION = 4294967         -- seconds: what fits 32 bits of milliseconds
 
 local Caller = {}
 Caller.__index = Caller
@@ -17,7 +18,7 @@ local function failed(code, text) return err.new(code, "call: " .. text, { op = 
 -- Ends the caller's inbox, and the calls that wait for something of it.
 local function drop(self, why)
   if self.over then return end
-  self.over = true
+  self.over = why
   turn.remove_drain(self.drain)
   msg.subs[self.number] = nil
   C.mx_inbox_close(self.inbox, 0)
@@ -117,7 +118,7 @@ local function next_id()
 end
 
 local function request(self, id, given, timeout)
-  local o = { persistent = false, expiration = timeout }
+  local o = { persistent = false, expiration = math.min(timeout, MOST_EXPIRATION) }
   for k, v in pairs(given) do o[k] = v end
   o.correlation_id, o.reply_to, o.mandatory = id, self.reply_to, true
   return o
@@ -127,17 +128,14 @@ end
 function M.call(conn, exchange, key, body, opts)
   local given = opts or {}
   local timeout = check.seconds(given.timeout or TIMEOUT)
-  local due = C.mx_now() + timeout
   local self, e = caller_of(conn)
   if not self then return nil, e end
-  local id, line = next_id(), wait.line()
+  local due, id, line = C.mx_now() + timeout, next_id(), wait.line()
+  local r, why = publish.send(self.publisher, exchange, key, body, request(self, id, given, timeout))
+  if not r then return nil, why end
+  if self.over then return nil, self.over end           -- while the publish waited
   self.pending[id] = line
   function line.on_empty() self.pending[id] = nil end
-  local r, why = publish.send(self.publisher, exchange, key, body, request(self, id, given, timeout))
-  if not r then
-    self.pending[id] = nil
-    return nil, why
-  end
   receipt.when_ended(r, function()
     local ok, reason = r:wait()
     if not ok then line:wake(false, reason) end

@@ -78,6 +78,34 @@ on_each_broker("a call", function(connect, name)
     assert.equal("inner and outer", assert(c:call("", outer, "x", { timeout = 5 })).body)
   end)
 
+  it("counts its deadline once connected", function()
+    local c = connect()
+    local q = server(c, function(m) m:reply "yes" end)
+    local link, first = c.link, true
+    function c.link(...)
+      local slow
+      slow, first = first, false
+      if slow then mx.sleep(1.2) end
+      return link(...)
+    end
+    assert.equal("yes", assert(c:call("", q, "x", { timeout = 1 })).body)
+  end)
+
+  it("may wait for longer than a message can take to expire", function()
+    local c = connect()
+    local q = server(c, function(m) m:reply(tostring(m.expiration)) end)
+    assert.equal("4294967", assert(c:call("", q, "x", { timeout = 5e6 })).body)
+  end)
+
+  it("that cannot be published leaves nothing behind", function()
+    local c = connect()
+    local q = server(c, function(m) m:reply "yes" end)
+    assert(c:call("", q, "x", { timeout = 5 }))
+    assert.is_false(pcall(c.call, c, "", q, print))
+    assert.equal("validation", select(2, c:call("", q, "x", { type = ("x"):rep(256) })).code)
+    assert.is_nil(next(c.caller.pending))
+  end)
+
   it("to a message without reply_to cannot be answered", function()
     local c = connect()
     local text
