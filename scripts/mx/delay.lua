@@ -6,7 +6,8 @@ local topology = require "mx.topology"
 local M = {}
 local REFUSED = 60                      -- seconds for which a refusal is taken as an answer: each costs a channel
 
-local TIERS = { 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400 }
+local TIERS = { 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200 }
+for days = 1, 49 do TIERS[#TIERS + 1] = days * 86400 end          -- a TTL is 32 bits of milliseconds
 
 local function name_of(s)
   if s < 60 then return s .. "s" end
@@ -14,7 +15,7 @@ local function name_of(s)
   return s / 3600 .. "h"
 end
 
--- The smallest tier that is not shorter than the delay; with jitter perhaps one of its neighbours.
+-- The smallest tier that is not shorter than the delay, or the last; with jitter perhaps one of its neighbours.
 function M.tier(delay, jitter)
   local i = 1
   while i < #TIERS and TIERS[i] < delay do i = i + 1 end
@@ -25,7 +26,7 @@ end
 -- Of the type of the queue that it serves; streams have no delay queues.
 local function arguments(conn, queue, ms)
   return {
-    ["x-queue-type"] = conn.queues[queue], ["x-message-ttl"] = ms, ["x-expires"] = 2 * ms + 60000,
+    ["x-queue-type"] = conn.queues[queue], ["x-message-ttl"] = ms, ["x-expires"] = math.min(2 * ms + 60000, 2 ^ 32 - 1),
     ["x-dead-letter-exchange"] = "", ["x-dead-letter-routing-key"] = queue,
   }
 end

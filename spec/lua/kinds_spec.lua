@@ -23,6 +23,22 @@ on_each_broker("a retry", function(connect, name)
     assert.same({ 1, 2 }, seen)
   end)
 
+  it("of more than a day goes through one of whole days, up to 49", function()
+    local c = connect()
+    local q = assert(c:queue(name "days", { durable = false }))
+    for _, delay in ipairs { "24h", "25h", "3d", "31d", "49d", "60d" } do assert(c:publish("", q, delay)) end
+    local consumer = assert(c:consume(q, function(m) return "retry", m.body end))
+    for tier, n in pairs { ["24h"] = 1, ["48h"] = 1, ["72h"] = 1, ["744h"] = 1, ["1176h"] = 2 } do
+      local delays = q .. ".retry." .. tier
+      eventually(function()
+        local info = c:queue_info(delays)
+        return info and info.messages == n
+      end)
+      assert(c:delete_queue(delays))
+    end
+    assert(consumer:stop())
+  end)
+
   it("makes its delay queue again when that has gone", function()
     local c = connect()
     local q = assert(c:queue(name "gone", { durable = false }))
