@@ -57,6 +57,7 @@ struct mx_store {
     uint32_t users;
     uint32_t generation;  /* changes with the topology */
     uint32_t mark, spent; /* spent: exchanges that are to go */
+    uint64_t delivered;   /* to any consumer */
     size_t bytes_max;     /* no message is taken in beyond it */
     mx_route *recent;     /* the last route asked for */
     mx_route route[MX_ROUTES];

@@ -209,15 +209,25 @@ static void confirm_all(embedded *e) {
     }
 }
 
-/* Confirms wait while a consumer is about to take more: a publisher that runs ahead of its consumers is held at its
- * window instead of filling the memory. A consumer without room holds nobody up. */
-static int is_behind(const embedded *e) {
+/* What lies before all consumers that are about to take more; 0: there is none. */
+static uint64_t lag_of(const embedded *e) {
+    uint64_t lag = 0;
     for (const mx_link_base *l = e->base.runtime->links; l; l = l->next) {
         const embedded *other = (const embedded *)l;
         if (l->ops != e->base.ops || other->store != e->store) continue;
-        for (const mx_reader *r = other->readers; r; r = r->next)
-            if (mx_reader_wants(r)) return 1;
+        for (const mx_reader *r = other->readers; r; r = r->next) lag += mx_reader_lag(r);
     }
+    return lag;
+}
+
+/* Confirms wait while a consumer is about to take more: a publisher that runs ahead of its consumers is held at its
+ * window instead of filling the memory. A consumer without room holds nobody up, nor does one that never gets to an end,
+ * since what it rejects comes back to it: they wait for no more than what lay there when they began to. */
+static int is_behind(embedded *e) {
+    uint64_t lag = lag_of(e);
+    if (lag && !e->hold_end) e->hold_end = e->store->delivered + lag;
+    if (lag && e->store->delivered < e->hold_end) return 1;
+    e->hold_end = 0;
     return 0;
 }
 

@@ -25,6 +25,7 @@ struct mx_embedded {
     mx_reader *readers;
     mx_writer *writers;
     size_t max_body;
+    uint64_t hold_end; /* confirms wait for consumers until the store has delivered so many; 0: they do not wait */
 };
 
 struct mx_reader {     /* a consumer */
@@ -52,9 +53,9 @@ int mx_embedded_call(mx_link *link, const mx_call *c, uint32_t ticket);
 mx_inbox *mx_reader_open(mx_link *link, const mx_consume *o, uint32_t ticket);
 void mx_reader_cancel(mx_inbox *ib, uint32_t ticket);
 void mx_reader_close(mx_inbox *ib, uint32_t ticket);
-int mx_readers_fill(mx_link *link);      /* 1: somebody has room for more */
-void mx_readers_settle(mx_embedded *e);  /* passes the verdicts of all its readers on */
-int mx_reader_wants(const mx_reader *r); /* there is something for it, and it has room or will have */
-void mx_readers_lose(mx_queue *q);       /* the queue dies: what is delivered may still be read, its verdicts lead nowhere */
-void mx_readers_offer(mx_queue *q);      /* hands out at once what there is room for */
+int mx_readers_fill(mx_link *link);         /* 1: somebody has room for more */
+void mx_readers_settle(mx_embedded *e);     /* passes the verdicts of all its readers on */
+uint64_t mx_reader_lag(const mx_reader *r); /* how much there is for it, if it has room or will have */
+void mx_readers_lose(mx_queue *q);          /* the queue dies: what is delivered may still be read, its verdicts lead nowhere */
+void mx_readers_offer(mx_queue *q);         /* hands out at once what there is room for */
 #endif

@@ -312,6 +312,7 @@ static int serve_stream(mx_queue *q) {
             const mx_held *h = mx_stream_at(q, r->offset++);
             mx_message_ref(h->message);
             deliver(r, h);
+            q->store->delivered++;
         }
         more |= has_more(r) && room(r);
     }
@@ -323,6 +324,7 @@ static int serve(mx_queue *q, uint32_t *expired) {
     mx_held held;
     reader *r;
     mx_store *s = q->store;
+    uint32_t n = 0;
     int more = 0;
     if (q->special & MX_Q_STREAM) return serve_stream(q);
     mx_letters_hold(s); /* a letter to this queue must not be served in the middle */
@@ -332,7 +334,9 @@ static int serve(mx_queue *q, uint32_t *expired) {
         deliver(r, &held);
         r->budget--;
         q->turn = r->beside;
+        n++;
     }
+    s->delivered += n;
     for (r = q->count ? q->readers : NULL; r; r = r->beside) more |= room(r) != 0;
     mx_letters_release(s);
     return more;
@@ -375,4 +379,8 @@ static int will_have_room(const reader *r) {
     return room(r) || (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict);
 }
 
-int mx_reader_wants(const reader *r) { return r->subscribed && !r->standby && has_more(r) && will_have_room(r); }
+uint64_t mx_reader_lag(const reader *r) {
+    const mx_queue *q = r->queue;
+    if (!r->subscribed || r->standby || !has_more(r) || !will_have_room(r)) return 0;
+    return q->special & MX_Q_STREAM ? q->place - r->offset : q->count;
+}

@@ -30,7 +30,7 @@ local function entry(e)
   return e2
 end
 
-on_each_broker("a rejected message", function(connect, name)
+on_each_broker("a rejected message", function(connect, name, again)
   it("goes to the dead-letter exchange with the queue's key, and says what happened", function()
     local c = connect()
     local dead = assert(c:queue(name "dead", OWN))
@@ -158,6 +158,27 @@ on_each_broker("a rejected message", function(connect, name)
     broker.eventually(function() return #counts == 4 end)
     assert(consumer:stop())
     assert.same({ 0, 1, 2, 3 }, counts)
+  end)
+
+  it("that comes back for ever leaves confirms, timers and other queues their turn", function()
+    local before, q = connect(), name "self"
+    assert(before:exchange("amq.direct", { passive = true }))           -- its link is older than the consumer's
+    local c, after = again(before), again(before)
+    local other, runs, rang, got = assert(c:queue(name "other", OWN)), 0, false, 0
+    assert(c:queue(q, dead_to(q)))
+    local consumer = assert(c:consume(q, function()
+      runs = runs + 1
+      return "reject"
+    end))
+    assert(c:consume(other, function() got = got + 1 end))
+    for _, publisher in ipairs { before, c, after } do
+      assert(publisher:publish("", q, "again", { timeout = 10 }))
+      broker.eventually(function() return runs > 100 end)
+      assert(publisher:publish("", other, "for somebody else", { timeout = 10 }))
+    end
+    mx.after(0.01, function() rang = true end)
+    broker.eventually(function() return rang and got == 3 end)
+    assert(consumer:stop())
   end)
 
   it("is not what a requeued one is", function()
