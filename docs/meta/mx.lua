@@ -486,11 +486,12 @@ function Message:json() end
 ---@return mx.Error? err
 function Message:reply(body, opts) end
 
---- The message outlives its handler: it can be read until it is settled (manual) or collected.
+--- The message outlives its handler and its delivery: it can be read as long as the script has it. Not for one that is settled already.
 ---@return mx.Message
 function Message:keep() end
 
---- With manual = true: done.
+--- With manual = true: done. Settling a message a second time raises; true, or nil, err ("closed") when the runtime settled it first: its time
+--- limit, a stop, a lost connection.
 function Message:ack() end
 
 ---@param why? string

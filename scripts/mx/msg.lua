@@ -1,15 +1,17 @@
 -- What a handler holds: a delivery in a slot of its inbox, read on demand.
 --
 -- A msg is the slot, the delivery's position in the inbox (slots are reused) and the number of its subscription (an
--- inbox is freed). It is valid until the delivery is settled, unless the script keeps it.
+-- inbox is freed). It is valid until the delivery is settled, unless the script keeps it. One that the script settled by
+-- hand points at no slot any more: a second time is a mistake, which is not what it is when the runtime was first.
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
-local turn, err = require "mx.turn", require "mx.err"
+local turn, err, check = require "mx.turn", require "mx.err", require "mx.check"
 local json, fieldtable = require "mx.json", require "mx.fieldtable"
 local error, tostring, tonumber, setmetatable = error, tostring, tonumber, setmetatable
 
 local subs = {}                                         -- by number: subscriptions whose inbox is there
 local kept = setmetatable({}, { __mode = "k" })         -- by msg: { m = its own copy, queue, tag, conn }
+local spent                                             -- the slot of every msg that was settled by hand
 local numbers = 0
 local M = { subs = subs, getters = {}, methods = {} }
 local getters, methods = M.getters, M.methods
@@ -198,13 +200,15 @@ function M.conn_of(self) return (subs[self.sub] or kept[self]).conn end
 
 local function is_open(sub, self) return sub and self.m.seq == self.seq and self.m.verdict == 0 and not sub.asides[self.seq] end
 
--- A method that settles: f(sub, seq, ...). true | nil, err
+-- A method that settles: f(sub, seq, ...). true | nil, err when the runtime did: its time limit, a stop, a lost connection
 function M.settling(name, f)
   methods[name] = function(self, ...)
     local sub = subs[self.sub]
-    if sub and not sub.manual then error("msg:" .. name .. ": the consumer was not made with manual = true", 2) end
+    if self.m == spent then check.fail("msg:" .. name .. ": already settled by this script") end
+    if sub and not sub.manual then check.fail("msg:" .. name .. ": the consumer was not made with manual = true") end
     if not is_open(sub, self) then return nil, err.new("closed", "msg:" .. name .. ": already settled") end
     f(sub, self.seq, ...)
+    self.m = spent
     return true
   end
   M.always[name] = methods[name]
@@ -212,6 +216,8 @@ end
 M.always = {}                                           -- methods that answer on a settled msg too
 
 function M.setup()
+  spent = ffi.new "mx_msg[1]"
+  spent[0].verdict = C.MX_ACK
   M.Ref = ffi.metatype(ffi.typeof "struct { mx_msg *m; uint32_t seq, sub; }", {
     __index = function(self, name)
       local m = self.m
@@ -228,6 +234,9 @@ function M.setup()
       local method = methods[name]
       if method then return method end
       error("msg has no field '" .. tostring(name) .. "'", 2)
+    end,
+    __newindex = function(_, name)
+      error(("msg.%s cannot be set: messages are read-only"):format(tostring(name)), 2)
     end,
     __tostring = function(self)
       local of = subs[self.sub] or kept[self]

@@ -33,11 +33,12 @@ on_each_broker("a message settled by hand", function(connect, name)
     local c, q = setup("four", 4)
     local seen, dead = {}, nil
     local consumer = assert(c:consume(q, { manual = true }, function(m)
-      seen[#seen + 1] = m.body
-      if m.redelivered or m.attempt > 1 or m.body == "1" then return assert(m:ack()) and nil end
-      if m.body == "2" then assert(m:reject "bad") end
-      if m.body == "3" then assert(m:retry(0.1)) end
-      if m.body == "4" then assert(m:requeue()) end
+      local body = m.body
+      seen[#seen + 1] = body
+      if m.redelivered or m.attempt > 1 or body == "1" then return assert(m:ack()) and nil end
+      if body == "2" then assert(m:reject "bad") end
+      if body == "3" then assert(m:retry(0.1)) end
+      if body == "4" then assert(m:requeue()) end
     end))
     assert(c:consume(q .. ".dlq", function(m) dead = { m.body, m.headers["x-mx-error"] } end))
     eventually(function() return #seen == 6 and dead end)
@@ -47,20 +48,63 @@ on_each_broker("a message settled by hand", function(connect, name)
     assert.same({ 5, 1, 1 }, { consumer:stats().acked, consumer:stats().rejected, consumer:stats().retried })
   end)
 
-  it("is settled once: the second time answers `already settled`", function()
+  it("is settled once: a second time raises at the script's line, also later and through what was kept", function()
     local c, q = setup("twice", 1)
-    local first, second, e, third
-    assert(c:consume(q, { manual = true }, function(m)
+    local first, kept, said = nil, nil, {}
+    local function again(name)
+      said[#said + 1] = select(2, pcall(function() kept[name](kept) end))
+    end
+    local consumer = assert(c:consume(q, { manual = true }, function(m)
+      kept = m:keep()
       first = m:reject "bad"                            -- its copy is under way
-      second, e = m:ack()
+      again "ack"
       mx.sleep(0.05)
-      third = m:requeue()
+      again "requeue"
     end))
-    eventually(function() return first and third == nil and e end)
-    assert.is_true(first)
-    assert.is_nil(second)
-    assert.matches("already settled", tostring(e))
+    eventually(function() return #said == 2 end)
     eventually(function() return messages(c, q .. ".dlq") == 1 end)
+    assert(consumer:stop())
+    again "retry"
+    assert.is_true(first)
+    assert.equal("1", kept.body)
+    for i, name in ipairs { "ack", "requeue", "retry" } do
+      assert.matches("^spec/lua/manual_spec.lua:%d+: msg:" .. name .. ": already settled by this script$", said[i])
+    end
+  end)
+
+  it("that the runtime settled first answers `already settled`", function()
+    local c, q = setup("late", 1)
+    local late
+    assert(c:consume(q, { manual = true, timeout = 0.05, retry = { max = 0 } }, function(m)
+      pcall(mx.sleep, 5)
+      late = { m:ack() }
+    end))
+    eventually(function() return late end)
+    assert.is_nil(late[1])
+    assert.equal("closed", late[2].code)
+    assert.matches("msg:ack: already settled", tostring(late[2]))
+  end)
+
+  it("cannot be kept any more once it is settled", function()
+    local c, q = setup("too late", 2)
+    local said = {}
+    assert(c:consume(q, { manual = true }, function(m)
+      if m.body == "1" then m:ack() else m:reject() end
+      said[#said + 1] = select(2, pcall(function() m:keep() end))
+    end))
+    eventually(function() return #said == 2 end)
+    for i = 1, 2 do assert.matches("^spec/lua/manual_spec.lua:%d+: msg.keep: already settled$", said[i]) end
+  end)
+
+  it("is read-only", function()
+    local c, q = setup("read-only", 1)
+    local said = {}
+    assert(c:consume(q, function(m)
+      for i, name in ipairs { "body", "note" } do said[i] = select(2, pcall(function() m[name] = "x" end)) end
+    end))
+    eventually(function() return said[2] end)
+    assert.matches("^spec/lua/manual_spec.lua:%d+: msg.body cannot be set: messages are read%-only$", said[1])
+    assert.matches("^spec/lua/manual_spec.lua:%d+: msg.note cannot be set: messages are read%-only$", said[2])
   end)
 
   it("has failed when its handler fails before", function()

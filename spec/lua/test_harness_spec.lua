@@ -252,12 +252,17 @@ describe("deliver", function()
       if msg.body == "later" then mx.spawn(function() mx.sleep(0.01) msg:retry(5) end) end
       if msg.body == "bad" then msg:reject("no good " .. msg:json()[1]) end
       if msg.body == "error" then error "x" end
-      if msg.body == "twice" then msg:ack() again = { msg:reject() } end]], "{ manual = true, concurrency = 4 }")
+      if msg.body == "twice" then
+        local kept = msg:keep()
+        msg:ack()
+        again = { select(2, pcall(function() kept:reject() end)), select(2, pcall(function() msg.note = 1 end)) }
+      end]], "{ manual = true, concurrency = 4 }")
     rawset(h.env, "again", false)
     assert.same({ decision = "retry", delay = 5, published = {} }, h:deliver("q", "later"))
     assert.equal("failed", h:deliver("q", "error").decision)
     assert.equal("ack", h:deliver("q", "twice").decision)
-    assert.equal("closed", h.env.again[2].code)
+    assert.matches("^%S+:%d+: msg:reject: already settled by this script$", h.env.again[1])
+    assert.matches("^%S+:%d+: msg.note cannot be set: messages are read%-only$", h.env.again[2])
     h:close()
     h = handler("msg:reject('no ' .. msg:json()[1])", "{ manual = true }")
     assert.equal("no 7", h:deliver("q", "[7]").reason)

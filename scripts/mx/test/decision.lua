@@ -47,18 +47,28 @@ end
 
 -- A consumer with manual = true: a msg whose settling methods tell decide(result); the delivery itself is acked.
 function M.manual(c, msg, decide)
+  local methods, settled = {}, false
   local function settling(name)
     return function(_, ...)
+      if settled then check.fail("msg:" .. name .. ": already settled by this script") end
+      local result = SAYS[name] and SAYS[name](c, ...) or { decision = "ack" }
       local ok, e = msg:ack()
-      if ok then decide(SAYS[name] and SAYS[name](c, ...) or { decision = "ack" }) end
+      settled = ok
+      if ok then decide(result) end
       return ok, e
     end
   end
-  local methods = { ack = settling "ack" }
+  methods.ack = settling "ack"
   for name in pairs(SAYS) do methods[name] = settling(name) end
-  return setmetatable(methods, {
+  function methods.keep(self)
+    msg:keep()
+    return self
+  end
+  return setmetatable({}, {
     __tostring = function() return tostring(msg) end,
+    __newindex = function(_, name) check.fail(("msg.%s cannot be set: messages are read-only"):format(tostring(name))) end,
     __index = function(_, name)
+      if methods[name] then return methods[name] end
       local value = msg[name]
       if type(value) ~= "function" then return value end
       return function(_, ...) return value(msg, ...) end
