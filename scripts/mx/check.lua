@@ -31,6 +31,12 @@ M.level = script_level
 -- Raises at the line of the script.
 function M.fail(text) error(text, script_level()) end
 
+-- The error of what a function of the script returned: it names the place where that is written.
+function M.returned(f, text)
+  local info = debug.getinfo(f, "S")
+  return err.new("validation", format("%s:%d: %s", info.short_src, info.linedefined, text))
+end
+
 -- How a wrong value looks in a message: short, one line, no password.
 local function shown(v)
   if type(v) == "string" then
@@ -217,7 +223,7 @@ function M.args(fname, types, ...)
   end
 end
 
--- Seconds of a number or "100ms", "5s", "2m", "1h"; raises, without a level at the line of the script.
+-- Seconds of a number or "100ms", "5s", "2m", "1h"; raises, without a level at the line of the script, with 0 nowhere.
 function M.seconds(v, level)
   if type(v) == "number" and v >= 0 and v < huge then return v end
   local seconds = KINDS.seconds[2](v)

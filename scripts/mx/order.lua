@@ -4,7 +4,7 @@
 -- line ready; what is ready goes before what has not been looked at.
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
-local turn, msg = require "mx.turn", require "mx.msg"
+local turn, msg, check = require "mx.turn", require "mx.msg", require "mx.check"
 
 local M = {}
 
@@ -49,6 +49,7 @@ function M.serve(sub, key_of)
       d.seq, inbox.head = seq, seq + 1
       local key = key_of(ref(seq))
       if key == nil then return seq end
+      if key ~= key then error(check.returned(key_of, "order_by returned NaN, which is no key"), 0) end
       if not lines[key] then
         d.line = queue()
         d.line.key, lines[key] = key, d.line

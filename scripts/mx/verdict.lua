@@ -32,7 +32,10 @@ end
 -- The script's own delay: seconds, nil for no more retries; false when it failed itself.
 local function chosen_delay(sub, r, n, m, e)
   local ok, delay = turn.guard(r.delay, n, m, err.wrap(e))
-  if ok and delay ~= nil then ok, delay = turn.guard(check.seconds, delay) end
+  if ok and delay ~= nil then
+    ok, delay = pcall(check.seconds, delay, 0)
+    if not ok then delay = check.returned(r.delay, "retry.delay: " .. delay) end
+  end
   if ok then return delay end
   complain(sub, "retry.delay failed", delay)
   return false
@@ -157,14 +160,17 @@ local ANSWERS = {
 }
 
 -- The error of an answer that the consumer cannot give, or that means nothing; nil for the others.
-function M.misread(c, verdict)
-  if ANSWERS[verdict] then
-    return c.auto_ack and err.new("validation", "cannot " .. verdict .. " with auto_ack: it is settled") or nil
+function M.misread(c, verdict, why)
+  if not ANSWERS[verdict] then
+    local what = type(verdict)
+    what = (what == "string" or what == "number") and tostring(verdict) or "a " .. what
+    return check.returned(c.script, ("the handler returned %s; expected nothing, true, \"reject\", \"retry\", \"requeue\", "
+      .. "or nil and an error"):format(what))
   end
-  local info, what = debug.getinfo(c.script, "S"), type(verdict)
-  what = (what == "string" or what == "number") and tostring(verdict) or "a " .. what
-  return err.new("validation", ("%s:%d: the handler returned %s; expected nothing, true, \"reject\", \"retry\", "
-    .. "\"requeue\", or nil and an error"):format(info.short_src, info.linedefined, what))
+  if c.auto_ack then return err.new("validation", "cannot " .. verdict .. " with auto_ack: it is settled") end
+  if verdict ~= "retry" or not why then return nil end
+  local ok, text = pcall(check.seconds, why, 0)
+  if not ok then return check.returned(c.script, 'the handler returned "retry": ' .. text) end
 end
 
 local function done(sub, seq, sent, sure)
@@ -178,7 +184,7 @@ function M.decided(sub, seq, verdict, why, sent)
   if verdict == true or verdict == nil and why == nil then return done(sub, seq, sent, verdict) end
   if verdict == nil then return fail(sub, seq, why) end
   if verdict == false then return fail(sub, seq, why or err.new("internal", "the handler returned false")) end
-  local wrong = M.misread(sub, verdict)
+  local wrong = M.misread(sub, verdict, why)
   if wrong then return fail(sub, seq, wrong) end
   ANSWERS[verdict](sub, seq, why)
 end

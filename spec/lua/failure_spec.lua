@@ -39,6 +39,29 @@ on_each_broker("a failed message", function(connect, name)
     end
   end)
 
+  it("names the handler whose answer means nothing, and is dead at once", function()
+    for expected, answer in pairs {
+      ['returned "retry": expected seconds, .*, got %-1$'] = function() return "retry", -1 end,
+      ['returned "retry": expected seconds, .*, got "x"$'] = function() return "retry", "x" end,
+      ["returned rejct; expected nothing, true, "] = function() return "rejct" end,
+    } do
+      local c, q, dead = setup "nonsense"
+      assert(c:consume(q, answer))
+      eventually(function() return dead[1] end)
+      local line = debug.getinfo(answer, "S").linedefined
+      assert.matches("^spec/lua/failure_spec.lua:" .. line .. ": the handler " .. expected, dead[1].headers["x-mx-error"])
+    end
+  end)
+
+  it("names the order_by that returned no key", function()
+    local c, q, dead = setup "nan"
+    local function key() return 0 / 0 end
+    assert(c:consume(q, { order_by = key }, function() end))
+    eventually(function() return dead[1] end)
+    local line = debug.getinfo(key, "S").linedefined
+    assert.equal(("spec/lua/failure_spec.lua:%d: order_by returned NaN, which is no key"):format(line), dead[1].headers["x-mx-error"])
+  end)
+
   it("survives it at the handler's time limit as well", function()
     local c, q, dead = setup "limit"
     assert(c:consume(q, { timeout = 0.05, retry = { max = 1, base = 0.1, jitter = false, delay = function() error "oops" end } },

@@ -145,6 +145,9 @@ describe("deliver", function()
     assert.equal("db is down", decide "return nil, 'db is down'".reason)
     assert.equal("failed", decide "return false".decision)
     assert.matches("the handler returned rejct; expected nothing", decide "return 'rejct'".reason)
+    local late = decide "return 'retry', -1"
+    assert.same({ "failed", true }, { late.decision, late.dead })
+    assert.matches("^%S+:%d+: the handler returned \"retry\": expected seconds, .*, got %-1$", late.reason)
   end)
 
   it("says what the retry policy makes of a failure", function()

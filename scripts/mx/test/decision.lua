@@ -37,12 +37,10 @@ function M.of(c, msg, attempt, receipts, ok, answer, why)
   end
   if answer == true then return { decision = "ack" } end
   if not answer then return failed(c, msg, attempt, why == nil and "the handler returned false" or why) end
-  local wrong, said, result = verdict.misread(c, answer), nil, nil
-  if not wrong then
-    said, result = turn.guard(SAYS[answer], c, why)
-    if said then return result end
-  end
-  return failed(c, msg, attempt, wrong or result)
+  local wrong = verdict.misread(c, answer, why)
+  if wrong then return failed(c, msg, attempt, wrong) end
+  local said, result = turn.guard(SAYS[answer], c, why)
+  return said and result or failed(c, msg, attempt, result)
 end
 
 -- A consumer with manual = true: a msg whose settling methods tell decide(result); the delivery itself is acked.
