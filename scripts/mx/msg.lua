@@ -12,7 +12,7 @@ local error, tostring, tonumber, setmetatable = error, tostring, tonumber, setme
 local subs = {}                                         -- by number: subscriptions whose inbox is there
 local kept = setmetatable({}, { __mode = "k" })         -- by msg: { m = its own copy, queue, tag, conn }
 local spent                                             -- the slot of every msg that was settled by hand
-local numbers = 0
+local numbers, UNSETTLED = 0, C.MX_UNSETTLED
 local M = { subs = subs, getters = {}, methods = {} }
 local getters, methods = M.getters, M.methods
 
@@ -54,7 +54,7 @@ local function number_field(name, bit)
 end
 
 -- Seconds; the text itself if some client sent no number.
-local expiration_text = text_field("expiration", 0x100)
+local expiration_text = text_field("expiration", C.MX_P_EXPIRATION)
 M.expiration_text = expiration_text
 local function expiration_of(m)
   local text = expiration_text(m)
@@ -64,7 +64,7 @@ end
 -- The headers | nil, err
 local function read_headers(m)
   local p = props_of(m)
-  if band(p.flags, 0x2000) == 0 then return {} end
+  if band(p.flags, C.MX_P_HEADERS) == 0 then return {} end
   return fieldtable.decode(p.headers.p, p.headers.n)
 end
 M.read_headers = read_headers
@@ -87,7 +87,7 @@ function M.retries_of(m)
   return headers and count_of(headers["x-mx-retries"])
 end
 
-local content_type = text_field("content_type", 0x8000)
+local content_type = text_field("content_type", C.MX_P_CONTENT_TYPE)
 
 local function data_of(m)
   local kind = content_type(m)
@@ -133,20 +133,20 @@ for name, f in pairs {
   delivery_tag = function(m) return tonumber(m.tag) end,
   data = remembered("data", data_of),
   headers = function(m, self) return readable(m, self) or headers_of(m) end,
-  id = text_field("message_id", 0x80),
-  correlation_id = text_field("correlation_id", 0x400),
-  reply_to = text_field("reply_to", 0x200),
+  id = text_field("message_id", C.MX_P_MESSAGE_ID),
+  correlation_id = text_field("correlation_id", C.MX_P_CORRELATION_ID),
+  reply_to = text_field("reply_to", C.MX_P_REPLY_TO),
   content_type = content_type,
-  content_encoding = text_field("content_encoding", 0x4000),
-  type = text_field("type", 0x20),
-  app_id = text_field("app_id", 8),
-  user_id = text_field("user_id", 0x10),
-  priority = number_field("priority", 0x800),
-  timestamp = number_field("timestamp", 0x40),
+  content_encoding = text_field("content_encoding", C.MX_P_CONTENT_ENCODING),
+  type = text_field("type", C.MX_P_TYPE),
+  app_id = text_field("app_id", C.MX_P_APP_ID),
+  user_id = text_field("user_id", C.MX_P_USER_ID),
+  priority = number_field("priority", C.MX_P_PRIORITY),
+  timestamp = number_field("timestamp", C.MX_P_TIMESTAMP),
   expiration = expiration_of,
   persistent = function(m)
     local p = props_of(m)
-    return band(p.flags, 0x1000) ~= 0 and p.delivery_mode == 2
+    return band(p.flags, C.MX_P_DELIVERY_MODE) ~= 0 and p.delivery_mode == 2
   end,
   attempt = function(m, self)
     local headers = readable(m, self)
@@ -198,7 +198,7 @@ end
 -- The connection that a msg came over.
 function M.conn_of(self) return (subs[self.sub] or kept[self]).conn end
 
-local function is_open(sub, self) return sub and self.m.seq == self.seq and self.m.verdict == 0 and not sub.asides[self.seq] end
+local function is_open(sub, self) return sub and self.m.seq == self.seq and self.m.verdict == UNSETTLED and not sub.asides[self.seq] end
 
 -- A method that settles: f(sub, seq, ...). true | nil, err when the runtime did: its time limit, a stop, a lost connection
 function M.settling(name, f)
@@ -221,7 +221,7 @@ function M.setup()
   M.Ref = ffi.metatype(ffi.typeof "struct { mx_msg *m; uint32_t seq, sub; }", {
     __index = function(self, name)
       local m = self.m
-      if not subs[self.sub] or m.seq ~= self.seq or m.verdict ~= 0 then
+      if not subs[self.sub] or m.seq ~= self.seq or m.verdict ~= UNSETTLED then
         local own = kept[self]
         if not own then
           if M.always[name] then return M.always[name] end

@@ -6,13 +6,14 @@ local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, err, log = require "mx.turn", require "mx.err", require "mx.log"
 
+local UNSETTLED = C.MX_UNSETTLED
 local M = { ACK = C.MX_ACK, REJECT = C.MX_REJECT, REQUEUE = C.MX_REQUEUE }
 
 -- The slot of a delivery that nobody has settled; nil otherwise, also when its inbox is gone.
 local function unsettled(sub, seq)
   if sub.over then return nil end
   local m = sub.inbox.slot + band(seq, sub.inbox.mask)
-  if m.seq == seq and m.verdict == 0 then return m end
+  if m.seq == seq and m.verdict == UNSETTLED then return m end
 end
 M.unsettled = unsettled
 

@@ -196,7 +196,7 @@ end
 -- Handlers are timed without a clock read a message: the first of each batch, and of a long one each 64th.
 -- d.look: an ack alone is not enough, decide has to look at it.
 local SERVE = [[
-local inbox, slot, mask, t, Ref, handler, decide, band, number, hist, now, record = ...
+local inbox, slot, mask, t, Ref, handler, decide, band, number, hist, now, record, ACK = ...
 return function(d) return function()
   local tick, from = t.tick, now()
   while inbox.head ~= inbox.tail do
@@ -208,7 +208,7 @@ return function(d) return function()
     t.work = t.work + 1
     local verdict, why = handler(Ref(m, h, number))
     if (verdict == true or verdict == nil and why == nil) and not d.look then
-      m.verdict = 1
+      m.verdict = ACK
     elseif decide(d, h, verdict, why) then
       return
     end
@@ -237,7 +237,7 @@ end
 function M.serve(c)
   local inbox = c.inbox
   c.serve = c.serve or assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler,
-    c.decide, band, c.number, c.hist, C.mx_now, C.mx_hist_record)
+    c.decide, band, c.number, c.hist, C.mx_now, C.mx_hist_record, C.MX_ACK)
   local d = setmetatable({ no = 1, co = co_create(serve), seq = 0, look = false, late = false }, c.task)
   d.loop = c.serve(d)
   return d
@@ -255,7 +255,7 @@ c_names[tostring], c_names[load], c_names[loadstring] = "tostring", "load", "loa
 local function inside_what()
   for level = 2, 200 do
     local info = debug.getinfo(level, "Sf")
-    if not info then return "a finalizer" end
+    if not info then return "a callback from C" end
     if info.what == "C" and c_names[info.func] then return c_names[info.func] end
   end
   return "a C function"

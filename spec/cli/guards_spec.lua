@@ -50,3 +50,20 @@ describe("mx.on('error')", function()
     assert.equal("internal\tlost\tlost\n", out)
   end)
 end)
+
+describe("a callback from C", function()
+  it("may not wait, and is called what it is", function()
+    local out, code = run [[
+      local ffi = require "ffi"
+      ffi.cdef "void qsort(void *base, size_t n, size_t size, int (*compare)(const int *, const int *));"
+      local list = ffi.new("int[2]", 2, 1)
+      ffi.C.qsort(list, 2, 4, function(a, b)
+        print(select(2, pcall(mx.sleep, 0.01)))
+        return a[0] - b[0]
+      end)
+      print(list[0])
+    ]]
+    assert.equal(0, code)
+    assert.matches("^%S+:5: cannot wait inside a callback from C\n1\n$", out)
+  end)
+end)
