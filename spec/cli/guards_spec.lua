@@ -64,6 +64,7 @@ describe("a callback from C", function()
       print(list[0])
     ]]
     assert.equal(0, code)
-    assert.matches("^%S+:5: cannot wait inside a callback from C\n1\n$", out)
+    assert.matches("^%S+:5: cannot wait inside a callback from C\n", out)     -- as often as qsort asks
+    assert.matches("\n1\n$", out)
   end)
 end)

@@ -121,8 +121,8 @@ describe("a runaway handler", function()
     local f = assert(io.open(dir .. "/mx/turnip.lua", "w"))
     f:write "while true do end"
     f:close()
-    local out = result(io.popen(("b=$(realpath %s); cd %s && timeout 60 $b --turn-limit 0.05 -u mem:// mx/turnip.lua 2>&1; echo exit $?; rm -r %s")
-      :format(MXRUN, dir, dir)))
+    local command = "b=$(realpath %s); cd %s && timeout 60 $b --turn-limit 0.05 -u mem:// mx/turnip.lua 2>&1; echo exit $?; rm -r %s"
+    local out = result(io.popen(command:format(MXRUN, dir, dir)))
     assert.matches("mx/turnip.lua:1: ran past the turn limit.*exit 1\n$", out)
   end)
 

@@ -51,8 +51,8 @@ on_each_broker("a message settled by hand", function(connect, name)
   it("is settled once: a second time raises at the script's line, also later and through what was kept", function()
     local c, q = setup("twice", 1)
     local first, kept, said = nil, nil, {}
-    local function again(name)
-      said[#said + 1] = select(2, pcall(function() kept[name](kept) end))
+    local function again(method)
+      said[#said + 1] = select(2, pcall(function() kept[method](kept) end))
     end
     local consumer = assert(c:consume(q, { manual = true }, function(m)
       kept = m:keep()
@@ -67,8 +67,8 @@ on_each_broker("a message settled by hand", function(connect, name)
     again "retry"
     assert.is_true(first)
     assert.equal("1", kept.body)
-    for i, name in ipairs { "ack", "requeue", "retry" } do
-      assert.matches("^spec/lua/manual_spec.lua:%d+: msg:" .. name .. ": already settled by this script$", said[i])
+    for i, method in ipairs { "ack", "requeue", "retry" } do
+      assert.matches("^spec/lua/manual_spec.lua:%d+: msg:" .. method .. ": already settled by this script$", said[i])
     end
   end)
 
@@ -100,7 +100,7 @@ on_each_broker("a message settled by hand", function(connect, name)
     local c, q = setup("read-only", 1)
     local said = {}
     assert(c:consume(q, function(m)
-      for i, name in ipairs { "body", "note" } do said[i] = select(2, pcall(function() m[name] = "x" end)) end
+      for i, field in ipairs { "body", "note" } do said[i] = select(2, pcall(function() m[field] = "x" end)) end
     end))
     eventually(function() return said[2] end)
     assert.matches("^spec/lua/manual_spec.lua:%d+: msg.body cannot be set: messages are read%-only$", said[1])
