@@ -24,9 +24,12 @@ FUZZ_SECONDS ?= 60
 fuzz: setup-fuzz
 	@cmake -B build-fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DMX_SANITIZE=ON -DMX_FUZZ=ON >/dev/null && cmake --build build-fuzz --target fuzzers
 	@spec/fuzz/run build-fuzz $(FUZZ_SECONDS)
+# SCALE=1: the full number of faults, hours.
+SCALE ?= 0.05
 torture: setup-test all
 	MXRUN=$(BUILD)/mxrun MXRUN_SPEC_TABLES=1000000 $(BUILD)/mxrun test spec/lua/fieldtable_spec.lua
 	MXRUN=$(BUILD)/mxrun MXRUN_TIMES=100 $(BUILD)/mxrun test spec/cli/runaway_spec.lua
+	SCALE=$(SCALE) spec/fault/matrix --mxrun $(BUILD)/mxrun
 	@$(MAKE) -s fuzz
 
 # Packages: spec/packages lists them; the first lines to build and run, then to test, the last to fuzz.
