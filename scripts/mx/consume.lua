@@ -150,6 +150,7 @@ local function close(sub)
   if sub.stream then stream.note(sub) end
   give_back(sub)
   counted(sub, sub.counts)
+  settle.sum_up(sub)
   sub.over = true
   msg.subs[sub.number] = nil
   local ticket = C.mx_wait_new(turn.waits, -1)

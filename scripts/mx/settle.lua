@@ -32,16 +32,27 @@ function M.settle(sub, seq, verdict)
 end
 local settle = M.settle
 
+-- Says how many failures were left out of the log, if any.
+function M.sum_up(sub)
+  if not sub.log_ticket then return end
+  turn.forget(sub.log_ticket)
+  log.warn("more failures of this kind", { queue = sub.queue, count = sub.log_count - 10 })
+  sub.log_ticket, sub.log_count = nil, 0
+end
+
 -- Failures are logged, at most ten a second a subscription.
 function M.complain(sub, what, e)
   local text, trace = err.explain(e)
   local now = C.mx_now()
   if now - sub.log_since > 1 then
-    if sub.log_count > 10 then log.warn("more failures of this kind", { queue = sub.queue, count = sub.log_count - 10 }) end
+    M.sum_up(sub)
     sub.log_since, sub.log_count = now, 0
   end
   sub.log_count = sub.log_count + 1
-  if sub.log_count <= 10 then log.error(what, { queue = sub.queue, error = text, traceback = trace }) end
+  if sub.log_count <= 10 then return log.error(what, { queue = sub.queue, error = text, traceback = trace }) end
+  if sub.log_ticket or sub.over then return end
+  sub.log_ticket = C.mx_wait_new(turn.waits, sub.log_since + 1 - now)
+  turn.notify(sub.log_ticket, function() M.sum_up(sub) end)
 end
 
 -- Asides ------------------------------------------------------------------------------------------------------------

@@ -53,6 +53,26 @@ on_each_broker("a failed message", function(connect, name)
     end
   end)
 
+  it("is logged, ten a second; how many more there were is said without another one", function()
+    local log, told, summed = require "mx.log", 0, 0
+    local write = log.write
+    function log.write(line)
+      if line:find "handler failed" then told = told + 1 end
+      local n = tonumber(line:match "more failures of this kind count=(%d+)")
+      if n then told, summed = told + n, summed + n end
+    end
+    finally(function() log.write = write end)
+    local c, q = setup "more"
+    local consumer = assert(c:consume(q, { retry = { max = 0 } }, function() return nil, "no" end))
+    for _ = 1, 99 do assert(c:publish_async("", q, "x")) end
+    eventually(function() return told == 100 end)       -- by itself
+    assert.is_true(summed > 0)
+    for _ = 1, 100 do assert(c:publish_async("", q, "x")) end
+    eventually(function() return consumer:stats().failed == 200 end)
+    assert(consumer:stop())                             -- at the end
+    assert.equal(200, told)
+  end)
+
   it("names the order_by that returned no key", function()
     local c, q, dead = setup "nan"
     local function key() return 0 / 0 end
