@@ -8,6 +8,7 @@ local type, setmetatable = type, setmetatable
 
 local M = {}
 local IDLE = 1                          -- seconds without a delivery: somebody else has the rest
+local BACK = 2                          -- seconds until what was given back counts as taken by somebody else
 
 local Dlq = {}
 Dlq.__index = Dlq
@@ -31,8 +32,19 @@ end
 -- How many were deleted | nil, err
 function Dlq:purge() return topology.purge(self.conn, self.name) end
 
--- Takes up to n deliveries in order, f(m) for each; what f does not settle goes back to its place. true | nil, err
-local function each(self, n, f)
+-- Waits until n are ready again: a quorum queue takes a while to have them back.
+local function await_back(self, n)
+  local due = C.mx_now() + BACK
+  while C.mx_now() < due do
+    local ready = self:count()
+    if not ready or ready >= n then return end
+    task.sleep(0.01)
+  end
+end
+
+-- Takes up to n deliveries of those there in order, f(m) for each; what f does not settle goes back to its place.
+-- true | nil, err
+local function each(self, there, n, f)
   if n == 0 then return true end
   local seen, progress, failure = 0, task.semaphore(0), nil
   local consumer, e = consume.consume(self.conn, self.name, {
@@ -48,6 +60,7 @@ local function each(self, n, f)
   if not consumer then return nil, e end
   while seen < n and not failure and (progress:acquire(IDLE) or consumer.active > 0) do end
   consumer:stop()
+  await_back(self, there - consumer:stats().acked)
   if failure then error(failure[1], 0) end
   return true
 end
@@ -58,7 +71,7 @@ function Dlq:peek(n)
   local count, e = self:count()
   if not count then return nil, e end
   local list, i = {}, 0
-  local ok, why = each(self, math.min(n, count), function(m) list[#list + 1] = m:keep() end)
+  local ok, why = each(self, count, math.min(n, count), function(m) list[#list + 1] = m:keep() end)
   if not ok then return nil, why end
   return function()
     i = i + 1
@@ -109,7 +122,7 @@ function Dlq:replay(options)
   local there, e = self:count()
   if not there then return nil, e end
   local limit, done, failed, due = o.limit or there, 0, nil, C.mx_now()
-  local ok, why = each(self, limit > 0 and there or 0, function(m)
+  local ok, why = each(self, there, limit > 0 and there or 0, function(m)
     if o.where and not o.where(m) then return end
     if o.rate then
       task.sleep(math.max(0, due - C.mx_now()))

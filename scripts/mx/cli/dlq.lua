@@ -26,15 +26,15 @@ end
 local ACTIONS = {}
 
 function ACTIONS.ls(d, o)
-  local n, e = d:count()                -- before the look: a quorum queue takes a while to have them back
-  if not n then return nil, e end
-  local each, why = d:peek(o.count or 20)
-  if not each then return nil, why end
+  local each, e = d:peek(o.count or 20)
+  if not each then return nil, e end
   for m in each do
     local h = m.headers
     print(("%s\tretries %s\t%s\t%s"):format(one_line(tostring(h["x-mx-error"] or "no reason")), tostring(h["x-mx-retries"] or 0),
       tostring(h["x-mx-first-seen"] or "-"), one_line(m.body)))
   end
+  local n, why = d:count()
+  if not n then return nil, why end
   io.stderr:write(("%d in all\n"):format(n))
   return true
 end
