@@ -8,7 +8,16 @@ local json, log, metrics = require "mx.json", require "mx.log", require "mx.metr
 
 local mx = { null = json.null, amqp = require("mx.amqp").values, config = {} }
 mx.json = { encode = json.encode, decode = json.decode, array = json.array, is_array = json.is_array }
-mx.log = { debug = log.debug, info = log.info, warn = log.warn, error = log.error, configure = log.configure }
+mx.log = { configure = log.configure }
+for _, level in ipairs { "debug", "info", "warn", "error" } do
+  local write = log[level]
+  mx.log[level] = function(text, fields)
+    if type(text) ~= "string" and not err.is(text) then
+      check.fail(("mx.log.%s: expected a text or an error, got a %s"):format(level, type(text)))
+    end
+    write(text, fields)
+  end
+end
 
 -- Connecting
 local default, publisher

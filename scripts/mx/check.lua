@@ -88,7 +88,7 @@ end
 
 -- Whole seconds since 1970, exact: beyond 2^53 as int64 or uint64.
 local function timestamp(v)
-  if finite(v) then return v >= 0 and v <= 2 ^ 53 and floor(v) or nil end
+  if finite(v) then return v >= 0 and v <= 2 ^ 53 and v == floor(v) and v or nil end
   return (ffi.istype("uint64_t", v) or ffi.istype("int64_t", v) and v >= 0) and v or nil
 end
 
@@ -108,7 +108,7 @@ local KINDS = {
   integer = { "an integer", function(v) return finite(v) and v == floor(v) and v or nil end },
   fraction = { "a fraction from 0 to 1", function(v) return finite(v) and v >= 0 and v <= 1 and v or nil end },
   seconds = { 'seconds, as a number or like "100ms", "5s", "2m"', function(v) return with_unit(v, SECONDS, "s") end },
-  timestamp = { "seconds since 1970", timestamp },
+  timestamp = { "whole seconds since 1970", timestamp },
   bytes = { 'bytes, as a number or like "64KB", "1GB"', to_bytes },
 }
 

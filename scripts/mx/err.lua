@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local setmetatable, getmetatable, type, tostring, rawget = setmetatable, getmetatable, type, tostring, rawget
 
-local M = { number = {} }               -- number: by code, what C calls it
+local M = { number = {}, codes = {} }   -- number: by code, what C calls it; codes: those that a script meets
 
 -- The codes, and whether trying again may help: C's.
 local RETRYABLE = {}
@@ -11,6 +11,7 @@ local last = -1
 while C.mx_error_name(last) ~= nil do
   local code = ffi.string(C.mx_error_name(last))
   M.number[code], RETRYABLE[code] = last, C.mx_error_retryable(last) ~= 0
+  M.codes[#M.codes + 1] = code ~= "again" and code or nil
   last = last - 1
 end
 
@@ -34,7 +35,10 @@ end
 -- code), cause, reply_code, traceback.
 function M.new(code, message, fields)
   local retryable = RETRYABLE[code]
-  if retryable == nil then error("mx.err: unknown code '" .. tostring(code) .. "'", 2) end
+  if retryable == nil then
+    local hint = require "mx.check".nearest(tostring(code), M.codes)
+    error(("mx.error: unknown code '%s'%s"):format(tostring(code), hint), 2)
+  end
   local e = {}
   if fields then
     for k, v in pairs(fields) do e[k] = v end

@@ -1,7 +1,7 @@
 -- Counters, gauges, histograms, and the figures of mx.stats().
 local ffi = require "ffi"
 local C = ffi.C
-local turn = require "mx.turn"
+local turn, check = require "mx.turn", require "mx.check"
 local consume, publish = require "mx.consume", require "mx.publish"
 
 local M = { all = {}, dropped = 0 }
@@ -10,8 +10,23 @@ local MAX_SERIES = 1000
 local Counter = {}
 Counter.__index = Counter
 
+-- The label values as one text; nil is an empty one, as Prometheus has it.
+local function key_of(self, ...)
+  local values, wanted = { ... }, #self.labels
+  local given = select("#", ...)
+  for i = 1, given do
+    local kind = type(values[i])
+    if kind == "nil" then values[i] = "" elseif kind ~= "string" and kind ~= "number" then given = -1 end
+  end
+  if given ~= wanted then
+    local what = wanted == 0 and "it has no labels" or "expected a text for each of its labels: " .. table.concat(self.labels, ", ")
+    check.fail(("counter %s: %s"):format(self.name, what))
+  end
+  return table.concat(values, "\0")
+end
+
 local function series(self, ...)
-  local key = table.concat({ ... }, "\0")
+  local key = key_of(self, ...)
   if not self.values[key] then
     if self.count >= MAX_SERIES then
       M.dropped = M.dropped + 1
@@ -37,12 +52,12 @@ function M.counter(name, help, labels) return metric("counter", name, help, labe
 -- Adds n; the label values follow in the order of the labels.
 function Counter:inc(n, ...)
   n = n or 1
-  if type(n) ~= "number" or n < 0 then error("counter:inc: expected a number of 0 or more", 2) end
-  local key = select("#", ...) == 0 and series(self) or series(self, ...)
+  if type(n) ~= "number" or not (n >= 0) then check.fail "counter:inc: expected a number of 0 or more" end
+  local key = series(self, ...)
   if key then self.values[key] = self.values[key] + n end
 end
 
-function Counter:get(...) return self.values[table.concat({ ... }, "\0")] or 0 end
+function Counter:get(...) return self.values[key_of(self, ...)] or 0 end
 
 local Gauge = {}
 Gauge.__index = Gauge
@@ -51,7 +66,10 @@ function M.gauge(name, f)
   if type(f) == "function" then self.f = f end
   return self
 end
-function Gauge:set(v) self.value = v end
+function Gauge:set(v)
+  if type(v) ~= "number" then check.fail("gauge:set: expected a number, got a " .. type(v)) end
+  self.value = v
+end
 function Gauge:get()
   if self.f then return self.f() end
   return self.value
@@ -64,7 +82,10 @@ function M.histogram(name)
   self.h = ffi.gc(C.mx_hist_new(), C.mx_hist_free)
   return self
 end
-function Histogram:observe(seconds) C.mx_hist_record(self.h, seconds) end
+function Histogram:observe(seconds)
+  if type(seconds) ~= "number" then check.fail("histogram:observe: expected seconds, got a " .. type(seconds)) end
+  C.mx_hist_record(self.h, seconds)
+end
 function Histogram:p(percent) return C.mx_hist_percentile(self.h, percent) end
 function Histogram:time(f, ...)
   local start = C.mx_now()

@@ -295,9 +295,31 @@ end
 
 local TOPOLOGY = { exchanges = "table", queues = "table", bindings = "table" }
 
+local function check_names(what, t, example, of_strings)
+  for name, options in pairs(t or {}) do
+    if type(name) ~= "string" then
+      check.fail(("mx.topology: %s are given by name: %s = { %s }"):format(what, what, example:format(tostring(options))))
+    end
+    if type(options) ~= "table" and not (of_strings and type(options) == "string") then
+      check.fail(("mx.topology: %s.%s: expected a table of options, got %s"):format(what, name, tostring(options)))
+    end
+  end
+end
+
+local function check_bindings(list)
+  for i, b in ipairs(list or {}) do
+    if type(b) ~= "table" or type(b[1]) ~= "string" or type(b[2]) ~= "string" then
+      check.fail(("mx.topology: bindings: expected { queue, exchange, key, args } at [%d]"):format(i))
+    end
+  end
+end
+
 -- true | nil, err
 function M.topology(conn, t)
   local o = check.options("mx.topology", t, TOPOLOGY)
+  check_names("exchanges", o.exchanges, '%s = "topic"', true)
+  check_names("queues", o.queues, "%s = {}")
+  check_bindings(o.bindings)
   for name, options in pairs(o.exchanges or {}) do
     local ok, e = M.exchange(conn, name, options)
     if not ok then return nil, e end

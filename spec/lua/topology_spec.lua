@@ -69,7 +69,7 @@ describe("topology, called wrongly", function()
   it("raises over a part of the topology that there is not", function()
     raises("mx.topology: unknown option 'exchange', did you mean 'exchanges'%?", function() c:topology { exchange = {} } end)
     raises("bad argument #2 to queue: expected a table, got 5", function() c:queue("q", 5) end)
-    raises("mx.queue: expected a table of options, got 5", function() c:topology { queues = { q = 5 } } end)
+    raises("mx.topology: queues.q: expected a table of options, got 5", function() c:topology { queues = { q = 5 } } end)
     raises("bad argument #1 to topology: expected a table, got nil", function() c:topology() end)
   end)
 
