@@ -121,13 +121,16 @@ static void one_of(mx_options *o, const char *name, const char *value, const cha
     leave(o, 2);
 }
 
-static void add_urls(mx_options *o, const char *list) {
+static void add_urls(mx_options *o, const char *name, const char *list) {
+    const char *said = list;
+    int before = o->url_count;
     while (*list) {
         size_t n = strcspn(list, ",");
         o->urls = mx_realloc(o->urls, (size_t)(o->url_count + 1) * sizeof *o->urls);
         if (n) o->urls[o->url_count++] = mx_strndup(list, n);
         list += n + (list[n] == ',');
     }
+    if (o->url_count == before) misuse(o, "%s: '%s' names no broker; give amqp://… or mem://", name, said);
 }
 
 static void add_set(mx_options *o, const char *pair) {
@@ -142,7 +145,7 @@ static void add_set(mx_options *o, const char *pair) {
 
 static void take(mx_options *o, int i, const char *name, const char *value) {
     switch (table[i].id) {
-    case URL: add_urls(o, value); break;
+    case URL: add_urls(o, name, value); break;
     case EVAL: o->eval = value; break;
     case CHECK: o->command = "check"; break;
     case SET: add_set(o, value); break;

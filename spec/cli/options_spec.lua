@@ -18,6 +18,15 @@ describe("an option", function()
     assert.equal("1\n", (run "-u mem:// --turn-limit 10000000 --drain 0 -e 'print(1)'"))
   end)
 
+  it("of a URL that names none is refused, and so is the environment's", function()
+    for _, how in ipairs { { "%-%-url", "-u ''" }, { "%-%-url", "--url=," }, { "MXRUN_URLS", "", "MXRUN_URLS=,,," } } do
+      local text, code = run(how[2] .. " -e 'print(1)'", how[3])
+      assert.equal(2, code)
+      assert.matches("^mxrun: " .. how[1] .. ": '[,]*' names no broker; give amqp://… or mem://\n$", text)
+    end
+    assert.equal("1\n", (run("-u mem:// -e 'print(1)'", "MXRUN_URLS=")))
+  end)
+
   it("is not looked for behind --", function()
     local path = os.tmpname()
     local f = assert(io.open(path, "w"))
