@@ -168,7 +168,7 @@ function mx.stop() end
 --- })
 --- ```
 ---@async
----@param t { exchanges?: table<string, string|mx.ExchangeOptions>, queues?: table<string, mx.QueueOptions> }
+---@param t { exchanges?: table<string, string|mx.ExchangeOptions>, queues?: table<string, mx.QueueOptions>, bindings?: table[] } bindings: of { queue, exchange, key, args }
 ---@return true? ok
 ---@return mx.Error? err
 function mx.topology(t) end
@@ -256,7 +256,7 @@ function mx.queue_info(queue) end
 ---@field type? string
 ---@field app_id? string
 ---@field user_id? string must be the connection's user
----@field timestamp? integer seconds since 1970
+---@field timestamp? integer whole seconds since 1970
 ---@field priority? integer 0 to 255
 ---@field expiration? mx.seconds the message expires so long after it reached its queue
 ---@field persistent? boolean true
@@ -401,6 +401,10 @@ function mx.call(exchange, key, body, opts) end
 --- | `return nil, err`, `return false [, err]`, `error(x)`, the time limit | failed: retried by the policy, then rejected |
 --- | returns anything else | a mistake in the handler: failed |
 ---
+--- With `manual = true` nothing, nil and true settle nothing: the delivery waits for msg:ack(), :reject(), :retry() or :requeue(), also long
+--- after the handler has returned. All else means what the table says, unless one of these has settled the delivery already: then it counts
+--- for nothing.
+---
 --- ```lua
 --- assert(mx.topology { queues = { orders = { dlq = true } } })
 --- assert(mx.consume("orders", { concurrency = 8, retry = { max = 3 } }, function(msg)
@@ -519,12 +523,14 @@ local DeadLetters = {}
 ---@return mx.DeadLetters
 function mx.dlq(queue) end
 
+--- How many are ready; not those that somebody else has taken and not settled.
 ---@async
 ---@return integer? n
 ---@return mx.Error? err
 function DeadLetters:count() end
 
---- Iterates over up to n messages and leaves them where they are.
+--- Iterates over up to n messages and leaves them where they are: they are taken, and given back before this returns. A classic queue
+--- keeps their order; a quorum queue counts it as a delivery of theirs.
 ---@async
 ---@param n? integer 20
 ---@return fun(): mx.Message? each
@@ -716,9 +722,9 @@ function mx.counter(name, help, labels) end
 ---@class mx.Counter
 local Counter = {}
 
---- Adds n; the label values follow in the order of the labels.
+--- Adds n; a value for each label follows, in their order. nil is an empty one.
 ---@param n? number 1
----@param ... string
+---@param ... string|number|nil
 function Counter:inc(n, ...) end
 
 ---@param ... string
@@ -761,10 +767,10 @@ function Histogram:p(percent) end
 
 ---@class mx.Log
 ---@field configure fun(options: { format?: "text"|"json", level?: "debug"|"info"|"warn"|"error" }) as --log and --log-level
----@field debug fun(text: string, fields?: table)
----@field info fun(text: string, fields?: table)
----@field warn fun(text: string, fields?: table)
----@field error fun(text: string, fields?: table)
+---@field debug fun(text: string|mx.Error, fields?: table)
+---@field info fun(text: string|mx.Error, fields?: table)
+---@field warn fun(text: string|mx.Error, fields?: table)
+---@field error fun(text: string|mx.Error, fields?: table)
 
 --- `mx.log.info("order done", { id = 7 })`: logfmt, or JSON with `--log json`, on stderr.
 ---@type mx.Log
@@ -832,11 +838,21 @@ function mx.test.load(file, options) end
 ---@field exit_code? integer it called os.exit
 local TestHarness = {}
 
---- Hands a message to the handler of the queue's consumer and waits for it.
+--- Hands a message to the handler of the queue's consumer and waits for it. A table is the body, written as JSON - unless it has a
+--- `body` or `data` and all its other fields are such as a message has (the names of `fields`): then it is the message. Where the body itself
+--- may look like that, say so: `deliver(q, { data = body })`.
+---
+--- ```lua
+--- local h = mx.test.load "examples/refunds.lua"
+--- h:deliver("refunds", { id = 7, customer = "ann", amount = 30 })                        -- the body
+--- h:deliver("refunds", { data = { id = 7, customer = "ann", amount = 30 }, attempt = 2 }) -- a message
+--- h:deliver("refunds", { data = { data = "x", id = 7 } })                                -- a body that looks like a message
+--- h:close()
+--- ```
 ---@async
 ---@param queue string
----@param value string|table the body; or a table with body or data, and fields as of msg
----@param fields? table headers, key, attempt, and other fields of msg
+---@param value string|table the body, or the message: see above
+---@param fields? table of the message: headers, key, exchange, attempt, id, correlation_id, reply_to, content_type, content_encoding, type, app_id, timestamp, priority
 ---@return { decision: "ack"|"reject"|"retry"|"requeue"|"failed", reason: string?, delay: number?, dead: boolean?, published: table[], replies: table[]? } result
 function TestHarness:deliver(queue, value, fields) end
 
