@@ -59,6 +59,46 @@ describe("--check", function()
     assert.equal(0, code)
   end)
 
+  it("warns of publishes to what the script does not declare, in its main chunk and in handlers that do not run", function()
+    local out, code = check [[
+      mx.topology { exchanges = { app = "topic" }, queues = { orders = {} } }
+      mx.publish("", "ordres", "x")
+      local p = mx.publisher { exchange = "ap" }
+      mx.publish("app", "order.new", "x")
+      mx.consume("orders", function(msg)
+        assert(mx.publish("", "invoices", { id = msg.data.id }))
+        if msg.data.late then return mx.publish_async("late", "k", "x", {}) end
+        mx.call("", "rates", "x") mx.publish("", msg.reply_to, "x") mx.publish("", "orders", "x") mx.publish("amq.topic", "k", "x")
+        return p:publish("k", "x")
+      end)]]
+    assert.equal([[
+FILE:2: warning: publishes to queue "ordres", which this script does not declare
+FILE:3: warning: publishes to exchange "ap", which this script does not declare
+FILE:6: warning: publishes to queue "invoices", which this script does not declare
+FILE:7: warning: publishes to exchange "late", which this script does not declare
+FILE:8: warning: publishes to queue "rates", which this script does not declare
+FILE: fine, 1 exchange, 1 queue, 0 bindings, 1 consumer
+]], out)
+    assert.equal(0, code)
+    assert.equal("FILE: fine, 0 exchanges, 0 queues, 0 bindings, 0 consumers\n", (check "mx.publish('', 'q', 'x')"))
+  end)
+
+  it("warns of dead letters that go to what the script does not declare", function()
+    local out = check [[
+      mx.queue("a", { dlq = { exchange = "dlx" } })
+      mx.queue("b", { dlq = { exchange = "dly", wire = false } })
+      mx.queue("c", { args = { ["x-dead-letter-exchange"] = "", ["x-dead-letter-routing-key"] = "dead" } })
+      mx.exchange("there", "fanout")
+      mx.queue("d", { dlq = { exchange = "there" } })
+      mx.queue("e", { dlq = "dead.e" })]]
+    assert.equal([[
+FILE:1: warning: queue "a" sends its dead letters to exchange "dlx", which this script does not declare
+FILE:2: warning: queue "b" sends its dead letters to exchange "dly", which this script does not declare
+FILE:3: warning: queue "c" sends its dead letters to queue "dead", which this script does not declare
+FILE: fine, 1 exchange, 6 queues, 0 bindings, 0 consumers
+]], out)
+  end)
+
   it("starts no timers and tasks, and ends although the main chunk waits", function()
     local out, code = check "mx.after(0, function() error 'ran' end) mx.spawn(function() error 'ran' end) mx.chan():get()"
     assert.matches("warning: the main chunk still waited", out)

@@ -51,8 +51,38 @@ local function dead_letter_queues(queues)
   return names
 end
 
+-- What a message to exchange and key needs that the topology t has not, as text; a script that declares nothing leaves
+-- that to others.
+local function missing(t, exchange, key)
+  local kind, name, list = "exchange", exchange, t.exchanges
+  if exchange == "" then kind, name, list = "queue", key, t.queues end
+  if not name or name:find "^amq%." or list[name] or not next(t.exchanges) and not next(t.queues) then return nil end
+  return ('%s "%s", which this script does not declare'):format(kind, name)
+end
+
+local function unknown_targets(h, found, warn)
+  local t = h.topology
+  for _, list in ipairs { h.targets, found.targets } do
+    for _, p in ipairs(list) do
+      local what = missing(t, p.exchange, p.key)
+      if what then warn(p.where or p.line, "publishes to " .. what) end
+    end
+  end
+  local function dead_letters(q, exchange, key)
+    local what = exchange and missing(t, exchange, key)
+    if what then warn(q.line, ('queue "%s" sends its dead letters to %s'):format(q.name, what)) end
+  end
+  for _, q in pairs(t.queues) do dead_letters(q, q.args["x-dead-letter-exchange"], q.args["x-dead-letter-routing-key"]) end
+  for _, conn in ipairs(h.connections) do
+    for name, target in pairs(conn.dead_letters) do
+      if t.queues[name] then dead_letters(t.queues[name], target.exchange, target.key) end
+    end
+  end
+end
+
 -- What works and yet is probably not meant.
-local function warnings(h, warn)
+local function warnings(h, found, warn)
+  unknown_targets(h, found, warn)
   local ends = dead_letter_queues(h.topology.queues)
   for _, q in pairs(h.topology.queues) do
     if q.type == "quorum" and not q.args["x-delivery-limit"] and not q.passive and not ends[q.name] then
@@ -102,8 +132,8 @@ local function examine(file, f, args, host)
     errors = errors + 1
     findings[#findings + 1] = { line = line or 0, text = text }
   end
-  local function warn(where, text)
-    local line = where and where:match "^(.*):%d+$" == file and where:match ":(%d+)$" or 0
+  local function warn(where, text)              -- file:line, or a line of this file
+    local line = tonumber(where) or where and where:match "^(.*):%d+$" == file and where:match ":(%d+)$" or 0
     findings[#findings + 1] = { line = tonumber(line), text = "warning: " .. text }
   end
   local h, why, _, part = harness.load(file, { tasks = false, args = args, config = host.config })
@@ -112,7 +142,7 @@ local function examine(file, f, args, host)
   local found = globals.of(f)
   undeclared(found, h and h.env, say)
   unknown_fields(found, h and rawget(h.env, "mx") or {}, say)
-  if h then warnings(h, warn) end
+  if h then warnings(h, found, warn) end
   report(file, findings)
   return errors, h
 end

@@ -45,6 +45,7 @@ local function note(h, receipt, exchange, key, body, opts)
   end
   p.data, p.headers = data_of(p.body, p.content_type), p.headers or {}
   h.published[#h.published + 1] = p
+  h.targets[#h.targets + 1] = { exchange = exchange, key = key, where = capture.where() }
   local run = h.running[turn.current]
   if run then run.published[#run.published + 1], run.receipts[#run.receipts + 1] = p, receipt end
 end
@@ -147,6 +148,7 @@ local function connection(h, options)
   local conn, e = at_script(conns.new, o)
   if not conn then return nil, e end
   conn.addresses, conn.text = h.drain.addresses, h.drain.text
+  h.connections[#h.connections + 1] = conn
   conn.capture = function(op, request) return capture.operation(h.topology, op, request) end
   local default
   function conn.publisher(self)
@@ -190,7 +192,11 @@ local function doubles(h)
     }, { __index = conns }),
     ["mx.publish"] = setmetatable({
       send = function(...) return send(h, ...) end, send_and_wait = function(...) return send_and_wait(h, ...) end,
-      publisher = function(c, o) return tapped(h, at_script(publish.publisher, c, o)) end,
+      publisher = function(c, o)
+        local p = tapped(h, at_script(publish.publisher, c, o))
+        if p.exchange ~= "" then h.targets[#h.targets + 1] = { exchange = p.exchange, where = capture.where() } end
+        return p
+      end,
     }, { __index = publish }),
     ["mx.task"] = setmetatable({
       every = timer(h, "every", task.every), after = timer(h, "after", task.after), spawn = spawn(h),
@@ -265,7 +271,7 @@ function M.load(file, options)
   count = count + 1
   local h = setmetatable({
     url = "mem://test.harness." .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {}, requests = {},
-    running = {}, topology = capture.topology(),
+    running = {}, topology = capture.topology(), connections = {}, targets = {},
   }, Harness)
   h.broker = require "mx.test.broker".of(h.url:match "^mem://(.*)$")
   h.wire, h.drain = assert(conns.new({ url = h.url .. ".wire" })), assert(conns.new({ url = h.url }))
