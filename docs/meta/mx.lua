@@ -117,8 +117,8 @@ function mx.connect(options) end
 ---| "unblocked" (conn)
 ---| "returned" (conn, err) a mandatory message reached no queue; err.receipt
 ---| "cancelled" (consumer, err) the broker ended a consumer
----| "memory"
----| "reload"
+---| "memory" (nothing raises it yet)
+---| "reload" (nothing raises it yet)
 ---| "stop" the drain begins
 ---| "error" (err) a task failed that nobody waits for
 
@@ -321,7 +321,8 @@ function mx.wait_all(receipts, timeout) end
 ---@field confirm? boolean true; false: sent and forgotten
 ---@field retry? boolean|{ attempts?: integer, base?: mx.seconds, max?: mx.seconds, factor?: number, jitter?: boolean } of a publish that was nacked
 
---- A channel of its own for publishing, with its own window and defaults.
+--- A channel of its own for publishing, with its own window and defaults; of another connection than the default one with `conn = c` in
+--- the options.
 ---@class mx.Publisher
 local Publisher = {}
 
@@ -446,7 +447,7 @@ function Consumer:resume() end
 ---@return mx.Error? err
 function Consumer:stop(timeout) end
 
----@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer } stats
+---@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer, stuck: integer } stats stuck: given back since neither a delay queue nor the dead letters took them
 function Consumer:stats() end
 
 --- One delivery. It is the handler's until the handler returns; afterwards, or once it is settled, reading it raises "already settled".

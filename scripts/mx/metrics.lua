@@ -52,7 +52,7 @@ function M.counter(name, help, labels) return metric("counter", name, help, labe
 -- Adds n; the label values follow in the order of the labels.
 function Counter:inc(n, ...)
   n = n or 1
-  if type(n) ~= "number" or not (n >= 0) then check.fail "counter:inc: expected a number of 0 or more" end
+  if type(n) ~= "number" or n ~= n or n < 0 then check.fail "counter:inc: expected a number of 0 or more" end
   local key = series(self, ...)
   if key then self.values[key] = self.values[key] + n end
 end

@@ -170,7 +170,7 @@ static void faults_close_channels_once_and_they_open_again(void **st) {
     assert_int_equal(p->reply_code, 541);
     assert_int_equal(state(seq), MX_LOST);
     assert_int_equal((int)publish("q", 0), MX_ECLOSED);
-    assert_int_equal(mx_pub_reopen(p, 0), 0);
+    assert_int_equal(mx_pub_reopen(p, l, 0), 0);
     flush();
     seq = publish("q", 0);
     flush();

@@ -6,12 +6,14 @@ local CASES = {
     "mx.error: unknown code 'nil'; there is access, backpressure, channel, closed, config, connection, internal, interrupted, "
     .. "memory, nacked, serialization, timeout, unroutable, validation", function() mx.error(nil, "x") end },
   ["a timestamp between two seconds"] = {
-    "publish: option 'timestamp': expected whole seconds since 1970, got 1.5", function() mx.publish("", "q", "x", { timestamp = 1.5 }) end },
+    "publish: option 'timestamp': expected whole seconds since 1970, got 1.5",
+    function() mx.publish("", "q", "x", { timestamp = 1.5 }) end },
   ["a number as a line of the log"] = { "mx.log.info: expected a text or an error, got a number", function() mx.log.info(5) end },
   ["a line of the log that is not written, too"] = {
     "mx.log.debug: expected a text or an error, got a table", function() mx.log.debug {} end },
   ["a counter without the values of its labels"] = {
-    "counter c: expected a text for each of its labels: country, tenant", function() mx.counter("c", "", { "country", "tenant" }):inc() end },
+    "counter c: expected a text for each of its labels: country, tenant",
+    function() mx.counter("c", "", { "country", "tenant" }):inc() end },
   ["a label's value that is no text"] = {
     "counter c: expected a text for each of its labels: country", function() mx.counter("c", "", { "country" }):inc(1, {}) end },
   ["a value for a label that it has not"] = { "counter c: it has no labels", function() mx.counter("c"):get("PL") end },
