@@ -10,7 +10,8 @@ local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtab
 local wait, log, event = require "mx.wait", require "mx.log", require "mx.event"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
-local M = { open = {}, hists = {} }     -- open: consumers, for the exit rule and the drain; hists: by queue
+-- open: consumers, for the exit rule and the drain; hists: by queue, while one of its consumers is there
+local M = { open = {}, hists = setmetatable({}, { __mode = "v" }) }
 M.setup = msg.setup
 
 -- Handlers and their time limit -------------------------------------------------------------------------------------
@@ -124,6 +125,7 @@ local function closed(sub)
   if c.sub == sub then c.sub = nil end
   c.live = c.live - 1
   if c.live == 0 then remove(M.open, c) end
+  topology.leave(c.conn, c.queue)
   sub.line:wake_all(true)
 end
 
@@ -245,9 +247,11 @@ end
 local function start(c)
   local sub = new_subscription(c)
   c.sub = sub
+  topology.use(c.conn, c.queue)
   local ok, inbox, e = pcall(subscribe, sub)
   if not ok or not inbox then
     sub.closed, c.sub = true, nil
+    topology.leave(c.conn, c.queue)
     sub.line:wake_all(true)
     if not ok then error(inbox, 0) end
     return nil, e
@@ -385,6 +389,7 @@ end
 local function resubscribe(c, sub, ended)
   c.live = c.live + 1                                    -- it stays in M.open meanwhile
   c.recovering = true
+  topology.use(c.conn, c.queue)
   stop(sub)
   c.sub = nil
   turn.start(recover, function(ok, e)
@@ -392,6 +397,7 @@ local function resubscribe(c, sub, ended)
     if not ok and not task.stopping then log.error("consuming again failed", { queue = c.queue, error = task.text_of(e) }) end
     c.live = c.live - 1
     if c.live == 0 then remove(M.open, c) end
+    topology.leave(c.conn, c.queue)
   end, c, ended)
 end
 

@@ -98,19 +98,19 @@ end
 
 -- mx.stats() ------------------------------------------------------------------------------------------------------
 
-local started, last = C.mx_now(), {}
+local started, last, last_consumed = C.mx_now(), {}, {}       -- last_consumed: by queue
 
 local function percentiles(h)
   local function p(x) return C.mx_hist_percentile(h, x) end
   return { p50 = p(50), p95 = p(95), p99 = p(99), max = C.mx_hist_max(h) }
 end
 
--- Events a second since the last call that was at least a second ago.
-local function rate(name, count, now)
-  local seen = last[name]
+-- Events a second since the last call that was at least a second ago; list: of what was seen then.
+local function rate(list, name, count, now)
+  local seen = list[name]
   if not seen or now - seen.at >= 1 then
     local r = seen and (count - seen.count) / (now - seen.at) or count / math.max(now - started, 1e-3)
-    last[name] = { at = now, count = count, rate = r }
+    list[name] = { at = now, count = count, rate = r }
     return r
   end
   return seen.rate
@@ -132,14 +132,17 @@ function M.stats()
   local published, failed, pending = publish.totals()
   local queues = consumers()
   for name, q in pairs(queues) do
-    q.rate = rate("consume " .. name, q.count, now)
+    q.rate = rate(last_consumed, name, q.count, now)
     q.handler = percentiles(consume.hists[name])
   end
+  for name in pairs(last_consumed) do
+    if not queues[name] then last_consumed[name] = nil end
+  end
   return {
-    publish = { count = published, rate = rate("publish", published, now), errors = failed, in_flight = pending,
+    publish = { count = published, rate = rate(last, "publish", published, now), errors = failed, in_flight = pending,
                 confirm = percentiles(turn.t.confirm) },
     consume = queues,
-    errors = { count = failed, rate = rate("errors", failed, now) },
+    errors = { count = failed, rate = rate(last, "errors", failed, now) },
     loop = { lag_p99 = C.mx_hist_percentile(turn.t.lag, 99) },
     tasks = turn.tasks, uptime = now - started,
   }

@@ -176,6 +176,26 @@ local function declare_kept(conn, name, o, args)
   end
 end
 
+-- Consumers of a connection, by queue: what is known of a deleted queue goes with the last of them.
+local function forget(conn, name)
+  local users, delays = conn.users or {}, name .. ".retry."
+  if users[name] or not conn.deleted[name] then return end
+  conn.queues[name], conn.exclusive[name], conn.deleted[name], conn.declared[name] = nil, nil, nil, nil
+  for declared in pairs(conn.declared) do
+    if declared:sub(1, #delays) == delays then conn.declared[declared] = nil end
+  end
+end
+
+function M.use(conn, name)
+  conn.users = conn.users or {}
+  conn.users[name] = (conn.users[name] or 0) + 1
+end
+
+function M.leave(conn, name)
+  conn.users[name] = conn.users[name] > 1 and conn.users[name] - 1 or nil
+  forget(conn, name)
+end
+
 local function binding(op, what)
   return function(conn, target, source, key, args)
     local ok, e = call(conn, op, { name = target, source = source, key = key or "", args = args },
@@ -278,12 +298,15 @@ local function simple(op, what, result)
   return function(conn, name)
     local reply, e = call(conn, op, { name = name }, ("%s %q"):format(what, name))
     if not reply then return nil, e end
-    return result(reply)
+    return result(reply, conn, name)
   end
 end
 local function yes() return true end
 M.purge = simple("purge", "purge", function(reply) return reply.messages or 0 end)
-M.delete_queue = simple("delete_queue", "delete queue", yes)
+M.delete_queue = simple("delete_queue", "delete queue", function(_, conn, name)
+  forget(conn, name)
+  return true
+end)
 M.delete_exchange = simple("delete_exchange", "delete exchange", yes)
 
 -- { messages =, consumers = } | nil, err

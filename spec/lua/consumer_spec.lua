@@ -161,4 +161,29 @@ on_each_broker("a consumer", function(connect, name)
     assert(b:stop())
     assert.equal(40, a:stats().acked + b:stats().acked)
   end)
+
+  it("takes along what was remembered of its queue, when both are gone", function()
+    local c, consume = connect(), require "mx.consume"
+    local q = assert(c:queue("", { durable = false }))
+    local done = false
+    local consumer = assert(c:consume(q, function(m)
+      done = m.attempt == 2
+      return not done and "retry" or nil, not done and 0.1 or nil
+    end))
+    assert(c:publish("", q, "x"))
+    eventually(function() return done end)
+    assert.is_true(consume.hists[q] ~= nil and mx.stats().consume[q] ~= nil and c.exclusive[q] and c.declared[q .. ".retry.0.1s"] ~= nil)
+    assert(c:delete_queue(q))
+    eventually(function() return not consumer.sub end)
+    consumer = nil -- luacheck: ignore
+    eventually(function()
+      collectgarbage()
+      return not consume.hists[q]
+    end)
+    assert.is_nil(mx.stats().consume[q])
+    for _, list in ipairs { c.queues, c.exclusive, c.deleted, c.declared, c.users } do
+      for k in pairs(list) do assert.is_nil(k:find(q, 1, true)) end
+    end
+    c:delete_queue(q .. ".retry.0.1s")
+  end)
 end)
