@@ -25,6 +25,13 @@ function M.forget_queue(list, name)
   drop(list, function(op, r) return r.name == name and (op == "queue" or op == "bind") end)
 end
 
+-- An auto-delete queue goes with its last consumer.
+function M.unused(list, name)
+  for _, x in ipairs(list) do
+    if x.op == "queue" and x.request.name == name and x.request.auto_delete then return M.forget_queue(list, name) end
+  end
+end
+
 local function forget_exchange(list, name)
   drop(list, function(op, r)
     if op == "exchange" or op == "bind_exchange" then return r.name == name or op == "bind_exchange" and r.source == name end

@@ -155,7 +155,8 @@ local function declare(conn, name, o, args)
   local durable, exclusive = o.durable ~= false, o.exclusive
   local flags = flags_of(o.passive, durable, exclusive, o.auto_delete)
   if exclusive then conn.exclusive[name] = true end
-  return call(conn, "queue", { name = name, flags = flags, args = args, passive = o.passive }, ("queue %q"):format(name))
+  local request = { name = name, flags = flags, args = args, passive = o.passive, auto_delete = o.auto_delete }
+  return call(conn, "queue", request, ("queue %q"):format(name))
 end
 M.declare = declare
 
@@ -193,6 +194,7 @@ end
 
 function M.leave(conn, name)
   conn.users[name] = conn.users[name] > 1 and conn.users[name] - 1 or nil
+  if not conn.users[name] then record.unused(conn.records, name) end
   forget(conn, name)
 end
 

@@ -34,6 +34,14 @@ describe("the record of a connection", function()
                            { "purge", { name = "q" } })))
   end)
 
+  it("forgets an auto-delete queue when its last consumer has gone", function()
+    local _, list = noted(q, { "queue", { name = "a", auto_delete = true } }, { "bind", { name = "a", source = "x", key = "" } })
+    record.unused(list, "q")
+    record.unused(list, "a")
+    assert.equal(1, #list)
+    assert.equal("q", list[1].request.name)
+  end)
+
   it("forgets a queue with its bindings, and an exchange with its own", function()
     local e = { "bind_exchange", { name = "y", source = "x", key = "" } }
     assert.same({ "exchange x topic" }, (noted(x, q, b, { "delete_queue", { name = "q" } })))

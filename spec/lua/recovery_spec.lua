@@ -192,6 +192,16 @@ describe("a connection that is lost", function()
     assert.equal(404, e.reply_code)
   end)
 
+  it("does not bring back an auto-delete queue that had its last consumer (R29)", function()
+    local q = name()
+    assert(conn:queue(q, { durable = false, auto_delete = true }))
+    local consumer = assert(conn:consume(q, function() end))
+    assert(consumer:stop())
+    cut()
+    local _, e = direct:queue_info(q)
+    assert.equal(404, e.reply_code)
+  end)
+
   it("consumes again from a queue that somebody deleted (R26)", function()
     local q, got = name(), 0
     assert(conn:queue(q, { durable = false }))
