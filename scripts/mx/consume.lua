@@ -321,6 +321,7 @@ end
 function Consumer:stop(timeout)
   local sub = self.sub
   local due = timeout and C.mx_now() + check.seconds(timeout)
+  turn.here()
   self.unwanted = true
   if not sub then return true end
   stop(sub)

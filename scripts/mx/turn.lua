@@ -18,7 +18,7 @@ M.PARK, M.RAISE, M.REFUSE = PARK, RAISE, REFUSE
 
 local ready, first, last = {}, 1, 0     -- a queue of task, a, b triples
 local waiting, waiting_no = {}, {}      -- by ticket: a task and its no, or a function(code, reply)
-local drains = {}                       -- functions that hand deliveries to handlers; false when there is none left
+local drains = {}                       -- functions that hand deliveries to handlers
 local t, waits
 
 function M.setup(runtime)
@@ -71,7 +71,12 @@ end
 
 -- The current task is woken with code, reply when the ticket is posted; to be followed by try_park.
 function M.expect(ticket)
-  waiting[ticket], waiting_no[ticket] = M.current, M.current.no
+  local task = M.current
+  if not task then
+    M.forget(ticket)
+    M.here()
+  end
+  waiting[ticket], waiting_no[ticket] = task, task.no
 end
 
 -- f(code, reply) is called when the ticket is posted. It must not wait.

@@ -90,6 +90,22 @@ on_each_broker("a failed message", function(connect, name)
     assert.matches("time limit", dead[1].headers["x-mx-error"])
   end)
 
+  it("is told that retry.delay cannot wait where no task runs", function()
+    local c, q, dead = setup "waits"
+    local said = {}
+    local consumer
+    consumer = assert(c:consume(q, { timeout = 0.05, retry = { max = 1, base = 0.1, jitter = false, delay = function()
+      for _, wait in ipairs {
+        function() mx.sleep(0.01) end, function() mx.chan():get() end, function() c:queue_info(q) end, function() consumer:stop() end,
+      } do
+        said[#said + 1] = select(2, pcall(wait))
+      end
+    end } }, function() mx.sleep(5) end))
+    eventually(function() return dead[1] end)
+    assert.equal(4, #said)
+    for _, text in ipairs(said) do assert.matches("failure_spec.lua:%d+: cannot wait here: no task is running", text) end
+  end)
+
   it("may carry anything as x-mx-retries", function()
     for _, odd in ipairs { "abc", {}, -7, true } do
       local c, q, dead = setup("odd", nil, "x", { headers = { ["x-mx-retries"] = odd } })
