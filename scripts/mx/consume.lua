@@ -189,7 +189,8 @@ local function request(sub)
   for k, v in pairs(sub.args) do args[k] = v end
   if sub.priority then args["x-priority"] = sub.priority end
   if sub.stream then stream.arguments(sub, args) end
-  local bytes, e = fieldtable.encode(args)
+  local bytes, e, misuse = fieldtable.encode(args, "args")
+  if misuse then check.fail("mx.consume: " .. e) end
   if not bytes then return nil, e end
   return ffi.new("mx_consume", {
     queue = topology.span(sub.queue), tag = topology.span(sub.tag), args = topology.span(bytes),

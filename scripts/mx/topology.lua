@@ -208,9 +208,13 @@ local function binding(op, what)
 end
 local bind = binding("bind", "bind")
 
+local function is_binding(exchange, key, args)
+  return type(exchange) == "string" and type(key or "") == "string" and type(args or {}) == "table"
+end
+
 local function check_bind(list)
   for i, b in ipairs(list) do
-    if type(b) ~= "table" or type(b[1]) ~= "string" or type(b[2] or "") ~= "string" or type(b[3] or {}) ~= "table" then
+    if type(b) ~= "table" or not is_binding(b[1], b[2], b[3]) then
       check.fail(("mx.queue: option 'bind': expected { exchange, key, args } at [%d]"):format(i))
     end
   end
@@ -333,7 +337,7 @@ end
 
 local function check_bindings(list)
   for i, b in ipairs(list or {}) do
-    if type(b) ~= "table" or type(b[1]) ~= "string" or type(b[2]) ~= "string" then
+    if type(b) ~= "table" or type(b[1]) ~= "string" or not is_binding(b[2], b[3], b[4]) then
       check.fail(("mx.topology: bindings: expected { queue, exchange, key, args } at [%d]"):format(i))
     end
   end

@@ -52,6 +52,15 @@ describe("topology, called wrongly", function()
     end)
   end
 
+  it("raises over bindings that are none, before anything is declared", function()
+    for _, b in ipairs { { 1, 2 }, { "q" }, { "q", "x", 5 }, { "q", "x", "k", "args" }, "q" } do
+      raises("mx.topology: bindings: expected { queue, exchange, key, args } at %[1%]", function()
+        c:topology { queues = { not_made = {} }, bindings = { b } }
+      end)
+    end
+    assert.is_nil(c:queue_info "not_made")
+  end)
+
   it("raises over names that are none", function()
     raises("bad argument #1 to queue: expected a string, got nil", function() c:queue() end)
     raises("bad argument #1 to exchange: expected a string, got 5", function() c:exchange(5) end)
