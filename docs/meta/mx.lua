@@ -714,6 +714,7 @@ function Semaphore:release() end
 
 --- # Metrics, log, stats
 
+--- Made again under the same name it is the same one; of another kind or with other labels that raises.
 ---@param name string
 ---@param help? string
 ---@param labels? string[]

@@ -38,12 +38,22 @@ local function series(self, ...)
   return key
 end
 
+-- One that has the name already is that one, and has to be of the same kind and labels.
 local function metric(kind, name, help, labels, meta)
   if type(name) ~= "string" or not name:find "^[%a_:][%w_:]*$" then
-    error(("mx.%s: '%s' is not a metric's name (letters, digits, _ and :)"):format(kind, tostring(name)), 3)
+    check.fail(("mx.%s: '%s' is not a metric's name (letters, digits, _ and :)"):format(kind, tostring(name)))
   end
-  local self = setmetatable({ kind = kind, name = name, help = help, labels = labels or {}, values = {}, count = 0 }, meta)
-  M.all[name] = self
+  local list = {}
+  for i, label in ipairs(check.arg(3, "mx." .. kind, labels or {}, "table")) do
+    list[i] = check.arg(3, "mx." .. kind, label, "string")
+  end
+  local self = M.all[name]
+  if not self then
+    self = setmetatable({ kind = kind, name = name, help = help, labels = list, values = {}, count = 0 }, meta)
+    M.all[name] = self
+  elseif self.kind ~= kind or table.concat(self.labels, " ") ~= table.concat(list, " ") then
+    check.fail(("mx.%s: '%s' is there already: a %s with the labels { %s }"):format(kind, name, self.kind, table.concat(self.labels, ", ")))
+  end
   return self
 end
 
@@ -79,7 +89,7 @@ local Histogram = {}
 Histogram.__index = Histogram
 function M.histogram(name)
   local self = metric("histogram", name, nil, nil, Histogram)
-  self.h = ffi.gc(C.mx_hist_new(), C.mx_hist_free)
+  self.h = self.h or ffi.gc(C.mx_hist_new(), C.mx_hist_free)
   return self
 end
 function Histogram:observe(seconds)

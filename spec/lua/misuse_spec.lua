@@ -15,9 +15,9 @@ local CASES = {
     "counter c: expected a text for each of its labels: country, tenant",
     function() mx.counter("c", "", { "country", "tenant" }):inc() end },
   ["a label's value that is no text"] = {
-    "counter c: expected a text for each of its labels: country", function() mx.counter("c", "", { "country" }):inc(1, {}) end },
-  ["a value for a label that it has not"] = { "counter c: it has no labels", function() mx.counter("c"):get("PL") end },
-  ["a counter that goes back"] = { "counter:inc: expected a number of 0 or more", function() mx.counter("c"):inc(-1) end },
+    "counter d: expected a text for each of its labels: country", function() mx.counter("d", "", { "country" }):inc(1, {}) end },
+  ["a value for a label that it has not"] = { "counter e: it has no labels", function() mx.counter("e"):get("PL") end },
+  ["a counter that goes back"] = { "counter:inc: expected a number of 0 or more", function() mx.counter("e"):inc(-1) end },
   ["a gauge that is no number"] = { "gauge:set: expected a number, got a nil", function() mx.gauge("g"):set() end },
   ["a sample that is no number"] = {
     "histogram:observe: expected seconds, got a string", function() mx.histogram("h"):observe "1" end },
