@@ -145,9 +145,9 @@ mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 void mx_link_close(mx_link *l, uint32_t ticket);     /* orderly; posted when nothing of it is left: of a lost one its inboxes go first */
 /* 0: queued, the ticket will be posted; negative: refused here, nothing was queued (mx_refusal says why). */
 int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket);
-const char *mx_refusal(void);                        /* the text of the last negative answer of mx_link_call, mx_publish */
+const char *mx_refusal(void);                        /* the text of the last negative answer of mx_link_call, mx_publish, NULL of mx_link_consume */
 
-/* The inbox lives until its ticket of mx_inbox_close is posted. */
+/* The inbox lives until its ticket of mx_inbox_close is posted. NULL: refused here, the ticket will not be posted. */
 mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t ticket);
 void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket);    /* basic.cancel; what was not taken goes back; verdicts still flow */
 void mx_inbox_close(mx_inbox *ib, uint32_t ticket);     /* flushes verdicts, requeues the rest, frees it */

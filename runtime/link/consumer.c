@@ -97,14 +97,6 @@ static void give_back(mx_amqp_consumer *c) {
     mx_inbox_settle_gaps(ib, UINT32_MAX, settles(c), c->line.chan);
 }
 
-static int check_consume(const mx_consume *o) {
-    if (mx_check_name("queue name", o->queue)) return MX_EVALIDATION;
-    if (o->tag.n < 1 || o->tag.n > 255) return mx_refuse(MX_EVALIDATION, "consumer tag is %zu bytes, 1 to 255", o->tag.n);
-    if (o->prefetch > UINT16_MAX) return mx_refuse(MX_EVALIDATION, "prefetch is %u, at most 65535", o->prefetch);
-    if (mx_table_check(o->args.p, o->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
-    return 0;
-}
-
 static mx_inbox *fail_consume(mx_amqp_consumer *c, uint32_t ticket, int code, const char *text) {
     c->base.inbox.state = MX_CLOSED;
     mx_amqp_post(c->line.link, ticket, code, 0, text);
@@ -146,8 +138,6 @@ mx_inbox *mx_amqp_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     mx_amqp_consumer *c = new_consumer(a, o->prefetch, (o->flags & MX_F_NO_ACK) != 0);
     mx_inbox *ib = &c->base.inbox;
     c->stream = (o->flags & MX_F_STREAM) != 0;
-    int code = check_consume(o);
-    if (code) return fail_consume(c, ticket, code, mx_refusal());
     mx_line_open(&c->line);
     if (!c->line.chan) return fail_consume(c, ticket, MX_ECHANNEL, mx_line_refusal(a));
     attach(c, c->line.chan, o->tag);
@@ -156,7 +146,7 @@ mx_inbox *mx_amqp_consume(mx_link *link, const mx_consume *o, uint32_t ticket) {
     amqp_basic_consume_t m = {
         0, mx_bytes(o->queue), mx_bytes(o->tag), 0, (amqp_boolean_t)c->no_ack, (o->flags & MX_F_EXCLUSIVE) != 0, 0, args.table};
     mx_line_ask(&c->line, AMQP_BASIC_QOS_METHOD, &qos, 0);
-    code = mx_line_ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket);
+    int code = mx_line_ask(&c->line, AMQP_BASIC_CONSUME_METHOD, &m, ticket);
     if (code) mx_amqp_post(a, ticket, code, 0, mx_refusal());
     mx_arguments_drop(&args);
     return ib;

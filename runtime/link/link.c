@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "link/faults.h"
+#include "message/table.h"
 
 static char refusal[320];
 
@@ -71,7 +72,18 @@ MX_EXPORT int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket) {
     return code ? code : ops(l)->call(l, c, ticket);
 }
 
-MX_EXPORT mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t t) { return ops(l)->consume(l, c, t); }
+static int check_consume(const mx_consume *o) {
+    if (mx_check_name("queue name", o->queue)) return MX_EVALIDATION;
+    if (o->tag.n < 1 || o->tag.n > 255) return mx_refuse(MX_EVALIDATION, "consumer tag is %zu bytes, 1 to 255", o->tag.n);
+    if (o->prefetch > UINT16_MAX) return mx_refuse(MX_EVALIDATION, "prefetch is %u, at most 65535", o->prefetch);
+    if (mx_table_check(o->args.p, o->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
+    return 0;
+}
+
+MX_EXPORT mx_inbox *mx_link_consume(mx_link *l, const mx_consume *c, uint32_t ticket) {
+    return check_consume(c) ? NULL : ops(l)->consume(l, c, ticket);
+}
+
 MX_EXPORT void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket) { inbox_ops(ib)->inbox_cancel(ib, ticket); }
 MX_EXPORT void mx_inbox_close(mx_inbox *ib, uint32_t ticket) { inbox_ops(ib)->inbox_close(ib, ticket); }
 

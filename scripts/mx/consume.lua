@@ -208,6 +208,10 @@ function subscribe(sub)
   if not o then return nil, anchor end
   local ticket = C.mx_wait_new(turn.waits, -1)
   local inbox = C.mx_link_consume(link, o, ticket)
+  if inbox == nil then
+    turn.forget(ticket)
+    return nil, err.of_code(err.number.validation, "consume", "consume: " .. ffi.string(C.mx_refusal()))
+  end
   local ok, a, reply = pcall(turn.await, ticket)
   if ok and not (reply and reply.code < 0) then return inbox end
   C.mx_inbox_close(inbox, 0)

@@ -280,15 +280,15 @@ on_each_broker("a name that is not UTF-8", function(connect, name)
     for what, call in pairs {
       declared = function(s) return c:queue(s) end, deleted = function(s) return c:delete_queue(s) end,
       bound = function(s) return c:bind(q, "amq.topic", s) end, exchanged = function(s) return c:exchange(s) end,
+      consumed = function(s) return c:consume(s, function() end) end,
     } do
       for _, bad in ipairs { "\255\254", "q\255", "\192\175", "\237\160\128", "\244\144\128\128", "\226\130" } do
         local ok, e = call(bad)
         assert.same({ nil, "validation" }, { ok, e.code }, what)
       end
     end
-    local ok, e = c:consume("\255", function() end)
-    assert.is_nil(ok)
-    assert.is_truthy(e)
+    local ok, e = c:consume(("x"):rep(256), function() end)
+    assert.same({ nil, "validation", "consume: queue name is 256 bytes, at most 255" }, { ok, e.code, tostring(e) })
     for _, good in ipairs { "grün", "\226\130\172", "\240\159\144\135" } do assert(c:bind(q, "amq.topic", good)) end
     assert(c:delete_queue(q))
   end)
