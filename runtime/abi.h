@@ -188,7 +188,7 @@ double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const c
 int mx_receipt_state(mx_pub *p, double seq);            /* MX_PENDING ... */
 void mx_receipt_watch(mx_pub *p, double seq, uint32_t ticket);  /* posted when it has ended; at once if it has */
 double mx_pub_failure(const mx_pub *p, double after);   /* the first publish behind after that is known to have failed, 0: none */
-size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to);       /* the message id made for it; its size, at most 64 */
+size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to);       /* the message id made for it; its size, 20 */
 /* Of a full window: posted when a quarter of it is free again, or the channel closes; when it is not full, at once. */
 void mx_pub_watch(mx_pub *p, uint32_t ticket);
 
@@ -200,7 +200,6 @@ void mx_hist_free(mx_hist *h);
 void mx_hist_record(mx_hist *h, double seconds);
 double mx_hist_percentile(const mx_hist *h, double p);  /* seconds; 0 when empty */
 double mx_hist_max(const mx_hist *h);
-double mx_hist_count(const mx_hist *h);
 
 /* What Lua and the worker tell each other during a turn. */
 typedef struct mx_turn {

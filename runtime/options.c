@@ -6,10 +6,6 @@
 #include <strings.h>
 #include "base/mx.h"
 
-#ifndef MX_VERSION
-#define MX_VERSION "0.1.0"
-#endif
-
 static const char help[] =
     "usage: mxrun [options] FILE [args]        run a script\n"
     "       mxrun [options] -e CODE [args]     run a line of Lua instead\n"
@@ -105,7 +101,10 @@ static double seconds(mx_options *o, const char *name, const char *text) {
     for (size_t i = 0; end != text && value >= 0 && i < sizeof units / sizeof *units; i++) {
         if (strcmp(end, units[i].unit)) continue;
         if (value * units[i].factor <= SECONDS_MAX) return value * units[i].factor;
-        misuse(o, "%s: at most 10000000 seconds, got '%s'; --turn-limit 0 means no limit", name, text);
+        misuse(o,
+               strcmp(name, "--turn-limit") ? "%s: at most 10000000 seconds, got '%s'"
+                                            : "%s: at most 10000000 seconds, got '%s'; 0 means no limit",
+               name, text);
         return 0;
     }
     misuse(o, "%s: expected seconds such as 5, 100ms or 2m, got '%s'", name, text);

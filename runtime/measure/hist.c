@@ -51,4 +51,4 @@ MX_EXPORT double mx_hist_percentile(const mx_hist *h, double p) {
 }
 
 MX_EXPORT double mx_hist_max(const mx_hist *h) { return (double)h->max / 1e6; }
-MX_EXPORT double mx_hist_count(const mx_hist *h) { return (double)h->count; }
+double mx_hist_count(const mx_hist *h) { return (double)h->count; }

@@ -3,4 +3,5 @@
 #define MX_HIST_H
 #include "base/mx.h"
 void mx_hist_add(mx_hist *h, uint64_t us, uint64_t count);
+double mx_hist_count(const mx_hist *h);
 #endif

@@ -6,7 +6,7 @@
 #include "base/mx.h"
 
 struct mx_message {
-    mx_message *next; /* in a queue or a free list; the holder's */
+    mx_message *next; /* in a free list */
     uint32_t refs;
     uint32_t props_size;
     size_t size, room; /* of the body; room: what the block can hold after the meta bytes */

@@ -4,7 +4,7 @@
 
 /* Order on the wire is the order of the flag bits, highest first; a field's index is 15 minus its bit. */
 enum kind { NONE, TEXT, TABLE, OCTET, STAMP };
-enum { FIELDS = 14, UNKNOWN_BITS = 3, CLUSTER_ID = 4, UNSEEN = 0xffff };
+enum { CLUSTER_ID = 4, UNSEEN = 0xffff };
 #define AT(name) offsetof(mx_props, name)
 static const struct {
     uint16_t kind, at; /* at: in mx_props; UNSEEN: read past, never written */

@@ -25,7 +25,7 @@ static inline void mx_put16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)(v >> 8), 
 static inline void mx_put32(uint8_t *p, uint32_t v) { v = __builtin_bswap32(v), memcpy(p, &v, 4); }
 static inline void mx_put64(uint8_t *p, uint64_t v) { v = __builtin_bswap64(v), memcpy(p, &v, 8); }
 
-/* Each returns the bytes written at p, or a negative code. */
+/* Each returns the bytes written at p; a method that does not fit into the room a negative code. */
 size_t mx_frame_head(uint8_t *p, int type, uint16_t channel, size_t size);
 int mx_frame_method(uint8_t *p, size_t room, uint16_t channel, uint32_t method, void *decoded);
 size_t mx_frame_body(uint8_t *p, uint16_t channel, const void *body, size_t n, uint32_t frame_max);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include "base/clock.h"
 #include "link/confirm.h"
+#include "measure/hist.h"
 #include "wire/sendq.h"
 
 enum { WINDOW = 100, STEPS = 200000 };
