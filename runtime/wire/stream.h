@@ -1,4 +1,4 @@
-/* stream.h - bytes to and from a broker; tcp and tls fill it. The owner gets events on the loop, never from within a call; only
+/* stream.h - bytes to and from a peer; tcp and tls fill it. The owner gets events on the loop, never from within a call; only
  * gone may come from within mx_stream_close. */
 #ifndef MX_STREAM_H
 #define MX_STREAM_H
@@ -8,6 +8,8 @@
 typedef struct mx_stream mx_stream;
 typedef struct mx_stream_kind { /* see the functions below */
     size_t (*write)(mx_stream *s, const uint8_t *p, size_t n);
+    size_t (*pending)(const mx_stream *s);
+    int (*finish)(mx_stream *s);
     void (*resume)(mx_stream *s);
     void (*patience)(mx_stream *s, int timeout_ms);
     void (*close)(mx_stream *s);
@@ -24,9 +26,10 @@ typedef struct mx_stream_events {
     void (*down)(void *arg, const char *why); /* once; also when connecting failed */
     void (*gone)(void *arg);                  /* after mx_stream_close: nothing of it is left */
 } mx_stream_events;
+extern const char mx_stream_end[]; /* the why of down, by its address, when the peer closed in order */
 
-/* host and port are copied; an address that does not answer is given up after 3 s.
- * timeout_ms: of unacknowledged bytes (TCP_USER_TIMEOUT). */
+/* host and port are copied; host "unix:/path" is a local socket and has no port. An address that does not answer is given up
+ * after 3 s. timeout_ms: of unacknowledged bytes (TCP_USER_TIMEOUT). */
 mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e, void *arg);
 
 /* What TLS asks for. Paths of PEM files; empty: ca the system's store, the rest not used. Borrowed until the call returns. */
@@ -52,6 +55,11 @@ static inline void mx_stream_write_out(mx_stream *s, mx_sendq *o) {
         if (n < b.n) return;
     }
 }
+/* How many bytes that write took the kernel has not: a TLS stream keeps what it encrypted; drained tells when it is 0. */
+static inline size_t mx_stream_pending(const mx_stream *s) { return s->kind->pending(s); }
+/* Tells the peer that no more will be written. 0: it has all of it. Else to close now might lose some: what the peer says to a
+ * socket that is gone makes the kernel drop what it still holds. Better go on reading until down, for as long as one cares. */
+static inline int mx_stream_finish(mx_stream *s) { return s->kind->finish(s); }
 static inline void mx_stream_resume(mx_stream *s) { s->kind->resume(s); }
 /* As in open; 0: the system's own. */
 static inline void mx_stream_patience(mx_stream *s, int timeout_ms) { s->kind->patience(s, timeout_ms); }

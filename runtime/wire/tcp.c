@@ -1,15 +1,25 @@
-/* tcp.c - a stream over one TCP connection: each address of the name in turn. */
+/* tcp.c - a stream over one TCP connection, each address of the name in turn; or over a local socket. */
 #include <netinet/in.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/un.h>
 #include "wire/stream.h"
+
+const char mx_stream_end[] = "the broker closed the connection";
 
 typedef struct tcp {
     mx_stream base; /* first */
-    uv_tcp_t tcp;
+    union {
+        uv_tcp_t tcp;
+        uv_pipe_t local; /* as stream and as handle the same */
+    };
     uv_getaddrinfo_t resolve;
     uv_connect_t connect;
     uv_write_t write;
+    uv_shutdown_t shutdown;
     struct addrinfo *addresses, *address;
     size_t rest; /* how much is being written */
     const mx_stream_events *events;
@@ -65,7 +75,7 @@ static void on_read(uv_stream_t *h, ssize_t n, const uv_buf_t *buffer) {
         s->events->data(s->arg, (size_t)n);
     } else if (n < 0) {
         uv_read_stop(h);
-        tell_down(s, n == UV_EOF ? "the broker closed the connection" : uv_strerror((int)n));
+        tell_down(s, n == UV_EOF ? mx_stream_end : uv_strerror((int)n));
     }
 }
 
@@ -84,20 +94,22 @@ static void set(tcp *s, int option, int value) {
 static void be_patient(mx_stream *stream, int timeout_ms) {
     tcp *s = (tcp *)stream;
     s->timeout_ms = timeout_ms;
-    if (s->up && !s->down && !s->closing) set(s, TCP_USER_TIMEOUT, timeout_ms);
+    if (s->address && s->up && !s->down && !s->closing) set(s, TCP_USER_TIMEOUT, timeout_ms);
 }
 
 static void on_connect(uv_connect_t *r, int status) {
     tcp *s = r->data;
     if (s->closing) return;
     if (status) {
-        s->address = s->address->ai_next;
+        s->address = s->address ? s->address->ai_next : NULL;
         if (s->address) uv_close((uv_handle_t *)&s->tcp, on_next);
         else tell_down(s, uv_strerror(status));
         return;
     }
-    uv_tcp_nodelay(&s->tcp, 1);
-    set(s, TCP_USER_TIMEOUT, s->timeout_ms);
+    if (s->address) {
+        uv_tcp_nodelay(&s->tcp, 1);
+        set(s, TCP_USER_TIMEOUT, s->timeout_ms);
+    }
     s->up = 1;
     resume(&s->base);
     s->events->up(s->arg);
@@ -166,6 +178,21 @@ static size_t write_out(mx_stream *stream, const uint8_t *p, size_t n) {
     return left;
 }
 
+static size_t pending(const mx_stream *stream) {
+    const tcp *s = (const tcp *)stream;
+    return s->writing ? s->rest : 0;
+}
+
+static void on_shutdown(uv_shutdown_t *r, int status) { (void)r, (void)status; }
+
+static int finish_writing(mx_stream *stream) {
+    tcp *s = (tcp *)stream;
+    int fd, left = 0;
+    if (!s->up || s->down || s->closing || uv_fileno((uv_handle_t *)&s->tcp, &fd)) return 0;
+    if (!s->writing && !ioctl(fd, SIOCOUTQ, &left) && !left) return 0;
+    return !uv_shutdown(&s->shutdown, (uv_stream_t *)&s->tcp, on_shutdown);
+}
+
 static void close_down(mx_stream *stream) {
     tcp *s = (tcp *)stream;
     if (s->closing) return;
@@ -175,7 +202,19 @@ static void close_down(mx_stream *stream) {
     else if (!s->has_tcp && !s->resolving) finish(s);
 }
 
-static const mx_stream_kind tcp_kind = {write_out, resume, be_patient, close_down};
+static void connect_to_path(tcp *s, uv_loop_t *loop, const char *path) {
+    if (strlen(path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
+        s->refused = UV_ENAMETOOLONG;
+        refuse(s, loop);
+        return;
+    }
+    uv_pipe_init(loop, &s->local, 0);
+    s->local.data = s->connect.data = s;
+    s->has_tcp = 1;
+    uv_pipe_connect(&s->connect, &s->local, path, on_connect);
+}
+
+static const mx_stream_kind tcp_kind = {write_out, pending, finish_writing, resume, be_patient, close_down};
 
 mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e,
                        void *arg) {
@@ -185,6 +224,10 @@ mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int 
     s->events = e;
     s->arg = arg;
     s->timeout_ms = timeout_ms;
+    if (!strncmp(host, "unix:", 5)) {
+        connect_to_path(s, loop, host + 5);
+        return &s->base;
+    }
     s->resolve.data = s;
     s->refused = uv_getaddrinfo(loop, &s->resolve, on_resolved, host, port, &hints);
     s->resolving = !s->refused;

@@ -120,7 +120,7 @@ static void deliver(tls *s) {
         }
         int e = SSL_get_error(s->ssl, got);
         flush(s);
-        if (e == SSL_ERROR_ZERO_RETURN) tell_down(s, "the broker closed the connection");
+        if (e == SSL_ERROR_ZERO_RETURN) tell_down(s, mx_stream_end);
         else if (e != SSL_ERROR_WANT_READ && e != SSL_ERROR_WANT_WRITE) tell_down(s, explain(s));
         return;
     }
@@ -210,20 +210,31 @@ static size_t write_out(mx_stream *stream, const uint8_t *p, size_t n) {
     return n;
 }
 
+static size_t pending(const mx_stream *stream) { return ((const tls *)stream)->waiting.pending; }
+
+static void say_goodbye(tls *s) {
+    SSL_shutdown(s->ssl);
+    flush(s);
+    ERR_clear_error();
+}
+
+static int finish_writing(mx_stream *stream) {
+    tls *s = (tls *)stream;
+    if (!s->up || s->down || s->closing) return 0;
+    say_goodbye(s);
+    return mx_stream_finish(s->tcp);
+}
+
 static void close_down(mx_stream *stream) {
     tls *s = (tls *)stream;
     if (s->closing) return;
     s->closing = 1;
-    if (s->up && !s->down) {
-        SSL_shutdown(s->ssl);
-        flush(s);
-    }
-    ERR_clear_error();
+    if (s->up && !s->down && !(SSL_get_shutdown(s->ssl) & SSL_SENT_SHUTDOWN)) say_goodbye(s);
     uv_idle_stop(&s->more);
     mx_stream_close(s->tcp);
 }
 
-static const mx_stream_kind tls_kind = {write_out, resume, be_patient, close_down};
+static const mx_stream_kind tls_kind = {write_out, pending, finish_writing, resume, be_patient, close_down};
 static const mx_stream_events tcp_events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
 
 static const char *last_error(void) {
