@@ -192,6 +192,27 @@ size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to);       /* the message i
 /* Of a full window: posted when a quarter of it is free again, or the channel closes; when it is not full, at once. */
 void mx_pub_watch(mx_pub *p, uint32_t ticket);
 
+/* ---- sockets ----------------------------------------------------------------------------------------------- */
+
+typedef struct mx_sock {
+    uint32_t state;                 /* MX_OPENING, MX_OPEN; MX_CLOSED: nothing more comes or goes, data can still be taken */
+    int code;                       /* why it closed: MX_ECLOSED, the peer in order; MX_ECONNECTION, MX_ECONFIG */
+    char *error;                    /* the same as text; NULL while open */
+    const uint8_t *data;            /* what came and was not taken; valid until Lua leaves its turn */
+    size_t size;
+} mx_sock;
+
+/* host "unix:/path" is a local socket; tls NULL: none. The ticket is posted once it is open or has failed (state says which). */
+mx_sock *mx_sock_open(mx_runtime *r, const char *host, const char *port, const mx_link_tls *tls, uint32_t ticket);
+/* Posted when so many bytes are there or none will come any more. At most 64 KiB more than that are read. */
+void mx_sock_wait(mx_sock *s, size_t size, uint32_t ticket);
+void mx_sock_take(mx_sock *s, size_t n);                /* of data, from its start; it also ends the wait */
+double mx_sock_find(const mx_sock *s, size_t from, const char *what, size_t n);    /* where in data; < 0: nowhere */
+/* Copies. 0: the kernel has it all; MX_EAGAIN: the ticket is posted when it has or never will, until then no other send;
+ * else why not. */
+int mx_sock_send(mx_sock *s, const void *p, size_t n, uint32_t ticket);
+void mx_sock_close(mx_sock *s);                         /* posts who waits; what was not sent is dropped */
+
 /* ---- the process ------------------------------------------------------------------------------------------- */
 
 typedef struct mx_hist mx_hist;

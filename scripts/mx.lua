@@ -83,6 +83,9 @@ mx.sleep, mx.every, mx.after, mx.spawn = task.sleep, task.every, task.after, tas
 mx.chan, mx.semaphore = task.chan, task.semaphore
 function mx.now() return C.mx_now() end
 
+-- Sockets
+mx.tcp = require("mx.tcp").tcp
+
 -- Metrics
 mx.counter, mx.gauge, mx.histogram = metrics.counter, metrics.gauge, metrics.histogram
 function mx.stats() return metrics.stats() end

@@ -712,6 +712,81 @@ function Semaphore:acquire(timeout) end
 
 function Semaphore:release() end
 
+--- # Sockets
+
+---@class mx.TcpOptions
+---@field timeout? mx.seconds for connecting, with TLS's handshake, and then for each operation (30)
+---@field tls? boolean|mx.TlsOptions true: the system's CAs, the host's name; all of mx.connect's but external, which is the broker's
+
+--- A connected socket, for HTTP or a database; only its task waits. As OpenResty's cosockets, but errors are mxrun's, with the codes
+--- "timeout", "connection" (it failed) and "closed" (by the other side in order, or by close), and times are seconds. The host
+--- "unix:/path" is a local socket and needs no port.
+---
+--- ```lua
+--- local function get(host, port, path)
+---   local s, err = mx.tcp(host, port, { timeout = 5 })
+---   if not s then return nil, err end
+---   s:send { "GET ", path, " HTTP/1.0\r\nHost: ", host, "\r\n\r\n" }
+---   local status, head, body = s:receive(), s:receiveuntil "\r\n\r\n"(), s:receive "*a"
+---   s:close()
+---   return status, head, body
+--- end
+--- local status, err = get("127.0.0.1", 1, "/")
+--- assert(not status and err.code == "connection")
+--- print(err)                             -- 127.0.0.1:1: connection refused
+--- ```
+---
+--- A socket that nobody refers to any more is closed when the collector finds it, and all are at the end of the process, which they
+--- do not hold up. One task may receive while another sends; two that do the same at once raise.
+---@async
+---@param host string
+---@param port? integer
+---@param options? mx.TcpOptions
+---@return mx.Socket? sock
+---@return mx.Error? err
+function mx.tcp(host, port, options) end
+
+---@class mx.Socket
+local Socket = {}
+
+--- Parks until the kernel has taken all of it. A send that was not done in time, or was cancelled, closes the socket.
+---@async
+---@param data string|string[]
+---@return integer? bytes
+---@return mx.Error? err
+function Socket:send(data) end
+
+--- So many bytes, at most 64 MiB; a line without its end, "\n" or "\r\n" ("*l", the default); all until the other side closes ("*a").
+--- What came before it failed is the third result. At most 64 KiB are read ahead.
+---@async
+---@param what? integer|"*l"|"*a"
+---@return string? data
+---@return mx.Error? err
+---@return string? partial
+function Socket:receive(what) end
+
+--- A function that receives up to a text, as receive does; the text itself is dropped.
+---@param text string
+---@return fun(): string?, mx.Error?, string? receive
+function Socket:receiveuntil(text) end
+
+--- For each later operation.
+---@param seconds mx.seconds
+function Socket:settimeout(seconds) end
+
+--- What was sent arrives; who waits for the socket is told "closed".
+---@return true? ok
+---@return mx.Error? err closed already
+function Socket:close() end
+
+--- The same as close: there is no pool.
+---@return true? ok
+---@return mx.Error? err
+function Socket:setkeepalive() end
+
+---@return integer count 0
+function Socket:getreusedtimes() end
+
 --- # Metrics, log, stats
 
 --- Made again under the same name it is the same one; of another kind or with other labels that raises.

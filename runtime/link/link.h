@@ -33,6 +33,7 @@ struct mx_runtime {
     mx_waitroom waits;
     mx_turn turn;
     mx_link_base *links;         /* open ones, for the turn */
+    struct mx_socket *sockets;   /* open ones, and those that are not gone yet */
     void (*wake)(mx_runtime *r); /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
     int news;                    /* Lua is to look: deliveries, changed states; posts count without it */
 };
@@ -55,6 +56,7 @@ typedef struct mx_publisher { /* what both fillings' publishers start with */
     mx_link_base *link;
 } mx_publisher;
 
+void mx_sockets_close(mx_runtime *r); /* each leaves runtime->sockets once it is gone */
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 void mx_link_attach(mx_runtime *r, mx_link_base *l); /* into runtime->links */

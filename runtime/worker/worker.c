@@ -161,7 +161,8 @@ void mx_worker_fini(mx_worker *w) {
         next = l->next;
         l->ops->close(&l->pub, 0);
     }
-    while (w->runtime.links) uv_run(&w->loop, UV_RUN_ONCE);
+    mx_sockets_close(&w->runtime);
+    while (w->runtime.links || w->runtime.sockets) uv_run(&w->loop, UV_RUN_ONCE);
     uv_walk(&w->loop, on_walk, NULL);
     uv_run(&w->loop, UV_RUN_DEFAULT);
     uv_loop_close(&w->loop);

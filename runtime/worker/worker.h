@@ -23,5 +23,5 @@ typedef struct mx_worker {
 
 int mx_worker_init(mx_worker *w);  /* 0 or MX_EINTERNAL with errno set */
 void mx_worker_run(mx_worker *w);  /* until turn answers otherwise than 0 */
-void mx_worker_fini(mx_worker *w); /* closes every link first */
+void mx_worker_fini(mx_worker *w); /* closes every link and socket first */
 #endif

@@ -72,6 +72,7 @@ describe("the reference", function()
       ["mx.ExchangeOptions"] = function() mx.exchange("docs", odd) end,
       ["mx.PublishOptions"] = function() mx.publish("", "docs", "", odd) end,
       ["mx.PublisherOptions"] = function() mx.publisher(odd) end,
+      ["mx.TcpOptions"] = function() mx.tcp("localhost", 1, odd) end,
       ["mx.TlsOptions"] = function() mx.connect { url = "amqps://localhost", tls = odd } end,
       ["mx.ConsumeOptions"] = function() mx.consume("docs", odd, nop) end,
       ["mx.RetryOptions"] = function() mx.consume("docs", { retry = odd }, nop) end,
@@ -102,6 +103,7 @@ describe("the reference", function()
       ["mx.Publisher"] = conn:publisher(), ["mx.Task"] = mx.spawn(function() end), ["mx.Timer"] = mx.after(0, function() end),
       ["mx.Channel"] = mx.chan(1), ["mx.Semaphore"] = mx.semaphore(1), ["mx.Counter"] = mx.counter "docs_c",
       ["mx.Gauge"] = mx.gauge "docs_g", ["mx.Histogram"] = mx.histogram "docs_h",
+      ["mx.Socket"] = setmetatable({}, require "mx.tcp".Socket),
     }
     assert(conn:queue "docs")
     objects["mx.DeadLetters"] = assert(conn:dlq "docs")

@@ -1,0 +1,240 @@
+-- mx.tcp: sockets for handlers, as OpenResty's cosockets. C reads and writes; here it is decided what was asked for.
+local ffi = require "ffi"
+local C = ffi.C
+local turn, err, check, tls = require "mx.turn", require "mx.err", require "mx.check", require "mx.tls"
+local type, tonumber, pcall, error, max, min = type, tonumber, pcall, error, math.max, math.min
+
+local MOST = 64 * 1024 * 1024           -- what one receive may ask for
+local SLICE = 256 * 1024                -- what of a send is copied at once
+local OPTIONS = { tls = "boolean|table", timeout = "seconds" }
+
+local Socket = {}
+Socket.__index = Socket
+
+local M = { Socket = Socket }
+
+-- What C says is written for brokers.
+local function peers(text)
+  return (text:gsub("; is this the port for amqps://%?", ""):gsub("the broker", "the server"))
+end
+
+local function failed(self, op, code, text) return err.new(code, self.text .. ": " .. text, { op = op }) end
+
+local function late(self, op) return failed(self, op, "timeout", ("%s: not done within %.3g s"):format(op, self.timeout)) end
+
+-- Why nothing more comes or goes.
+local function ended(self, op)
+  local s = self.sock
+  if not s then return failed(self, op, "closed", "closed") end
+  return err.of_code(s.code, op, self.text .. ": " .. peers(ffi.string(s.error)))
+end
+
+local function shut(self)
+  local s = self.sock
+  if not s then return end
+  self.sock = nil
+  C.mx_sock_close(ffi.gc(s, nil))
+end
+
+-- Waits for the ticket as the one who does op; a code as of a wait. is: "receiving" or "sending".
+local function await(self, is, ticket)
+  self[is] = true
+  local ok, code = pcall(turn.await, ticket)
+  self[is] = false
+  return ok, code
+end
+
+local function only_one(self, is, op)
+  if self[is] then check.fail(op .. ": busy, another task is " .. is) end
+end
+
+-- Opening -------------------------------------------------------------------------------------------------------
+
+local function open(self, host, port, timeout, secrets)
+  local o, anchor
+  if secrets then
+    local t
+    t, anchor = tls.struct(secrets, self.text)
+    o = ffi.new("mx_link_tls", t)
+  end
+  local ticket = C.mx_wait_new(turn.waits, timeout)
+  self.sock = ffi.gc(C.mx_sock_open(turn.runtime, host, port, o, ticket), C.mx_sock_close)
+  local ok, code = await(self, "connecting", ticket)
+  if ok and self.sock.state == C.MX_OPEN then return self, anchor end
+  local e = ok and (code == 0 and ended(self, "connect") or late(self, "connect"))
+  shut(self)
+  if not ok then error(code, 0) end
+  return nil, e
+end
+
+-- host, port as texts; unix:/path has no port.
+local function address(host, port)
+  host = check.arg(1, "mx.tcp", host, "name")
+  if host:find "%z" then check.fail "mx.tcp: the host has a zero byte" end
+  if host:find "^unix:" then return host, "", host end
+  port = ("%d"):format(check.arg(2, "mx.tcp", port, "integer 1..65535"))
+  return host, port, (host:find(":", 1, true) and "[%s]:%s" or "%s:%s"):format(host, port)
+end
+
+-- sock | nil, err; parks until it is open.
+function M.tcp(host, port, options)
+  if options == nil and type(port) == "table" then port, options = nil, port end
+  local text
+  host, port, text = address(host, port)
+  local o = check.options("mx.tcp", options or {}, OPTIONS)
+  local secrets, e = o.tls
+  if secrets then
+    secrets, e = tls.check("mx.tcp: tls", o.tls == true and {} or o.tls)
+    if not secrets then return nil, e end
+    if port == "" and not secrets.server_name and secrets.verify ~= false then
+      check.fail "mx.tcp: tls over a local socket needs tls.server_name"
+    end
+  end
+  turn.here()
+  local self = setmetatable({ text = text, timeout = o.timeout or 30 }, Socket)
+  local sock, why = open(self, host, port, self.timeout, secrets)
+  if sock then return sock end
+  return nil, why
+end
+
+-- Receiving -----------------------------------------------------------------------------------------------------
+
+local function take(self, n, skip)
+  local s = self.sock
+  local text = n > 0 and ffi.string(s.data, n) or ""
+  C.mx_sock_take(s, n + skip)
+  return text
+end
+
+local function partial(self, e) return nil, e, self.sock and take(self, tonumber(self.sock.size), 0) or "" end
+
+-- measure(sock, size) answers how many bytes are to be returned and how many dropped behind them, or nil and how many bytes
+-- there have to be before it is asked again.
+local function receive(self, op, measure)
+  only_one(self, "receiving", op)
+  local due = C.mx_now() + self.timeout
+  while self.sock do
+    local s = self.sock
+    local n, more = measure(s, tonumber(s.size))
+    if n then return take(self, n, more) end
+    if s.state == C.MX_CLOSED then return partial(self, ended(self, op)) end
+    if more > MOST + 1 then
+      return nil, failed(self, op, "validation", op .. ": no end within 64 MiB; what came is still there for receive(n)"), ""
+    end
+    local ticket = C.mx_wait_new(turn.waits, max(0, due - C.mx_now()))
+    C.mx_sock_wait(s, more, ticket)
+    local ok, code = await(self, "receiving", ticket)
+    if not ok then
+      if self.sock then C.mx_sock_take(s, 0) end
+      error(code, 0)
+    end
+    if code ~= 0 then return partial(self, late(self, op)) end
+  end
+  return nil, ended(self, op), ""
+end
+
+local function exactly(count)
+  return function(_, size)
+    if size >= count then return count, 0 end
+    return nil, count
+  end
+end
+
+-- Up to the text, which is dropped; what was looked at is not looked at again.
+local function up_to(text)
+  local from = 0
+  return function(s, size)
+    local at = C.mx_sock_find(s, from, text, #text)
+    if at >= 0 then return at, #text end
+    from = max(0, size - #text + 1)
+    return nil, size + 1
+  end
+end
+
+local function line()
+  local ending = up_to "\n"
+  return function(s, size)
+    local n, more = ending(s, size)
+    if n and n > 0 and s.data[n - 1] == 13 then return n - 1, 2 end
+    return n, more
+  end
+end
+
+local function all(s, size)
+  if s.state == C.MX_CLOSED and s.code == err.number.closed and size <= MOST then return size, 0 end
+  return nil, size > MOST and size + 1 or MOST + 1
+end
+
+-- A text | nil, err, what came before it failed.
+function Socket:receive(what)
+  if what == nil or what == "*l" then return receive(self, "sock:receive", line()) end
+  if what == "*a" then
+    if self.read_all and self.sock then return nil, ended(self, "sock:receive"), "" end     -- a loop over it ends
+    local text, e, rest = receive(self, "sock:receive", all)
+    self.read_all = text ~= nil
+    return text, e, rest
+  end
+  if type(what) ~= "number" then check.fail 'sock:receive: expected a number of bytes, "*l" or "*a"' end
+  return receive(self, "sock:receive", exactly(check.arg(1, "sock:receive", what, "integer 0.." .. MOST)))
+end
+
+-- A function that receives up to the text and drops that.
+function Socket:receiveuntil(text)
+  text = check.arg(1, "sock:receiveuntil", text, "name")
+  return function() return receive(self, "sock:receiveuntil", up_to(text)) end
+end
+
+-- Sending -------------------------------------------------------------------------------------------------------
+
+-- nil | err
+local function send_slice(self, p, n, due)
+  local ticket = C.mx_wait_new(turn.waits, max(0, due - C.mx_now()))
+  local code = C.mx_sock_send(self.sock, p, n, ticket)
+  if code ~= err.number.again then
+    C.mx_wait_drop(turn.waits, ticket)
+    return code ~= 0 and ended(self, "sock:send") or nil
+  end
+  local ok, answer = await(self, "sending", ticket)
+  if ok and answer == 0 and self.sock and self.sock.state == C.MX_OPEN then return nil end
+  local e = ok and (answer == 0 and ended(self, "sock:send") or late(self, "sock:send"))
+  if not ok or answer ~= 0 then shut(self) end          -- half of it is sent: nothing sensible could follow
+  if not ok then error(answer, 0) end
+  return e
+end
+
+-- How many bytes | nil, err; parks until the kernel has them all. data: a string, or a list of strings.
+function Socket:send(data)
+  if type(data) == "table" then
+    local ok, text = pcall(table.concat, data)
+    if not ok then check.fail "sock:send: expected a string or a list of strings" end
+    data = text
+  end
+  data = check.arg(1, "sock:send", data, "string")
+  turn.here()
+  only_one(self, "sending", "sock:send")
+  local due, p = C.mx_now() + self.timeout, ffi.cast("const char *", data)
+  for at = 0, max(0, #data - 1), SLICE do
+    if not self.sock then return nil, ended(self, "sock:send") end
+    local e = send_slice(self, p + at, min(SLICE, #data - at), due)
+    if e then return nil, e end
+  end
+  return #data
+end
+
+-- Closing -------------------------------------------------------------------------------------------------------
+
+-- Of each later operation.
+function Socket:settimeout(seconds) self.timeout = check.seconds(seconds) end
+
+-- true | nil, err when it was closed already. Who waits for it is told.
+function Socket:close()
+  if not self.sock then return nil, ended(self, "sock:close") end
+  shut(self)
+  return true
+end
+
+-- There is no pool: scripts written for one work without.
+function Socket:setkeepalive() return self:close() end
+function Socket:getreusedtimes() return 0 end -- luacheck: ignore self
+
+return M
