@@ -774,7 +774,7 @@ function Socket:receiveuntil(text) end
 ---@param seconds mx.seconds
 function Socket:settimeout(seconds) end
 
---- What was sent arrives; who waits for the socket is told "closed".
+--- What was sent still arrives, if the other side takes it within 2 s; who waits for the socket is told "closed".
 ---@return true? ok
 ---@return mx.Error? err closed already
 function Socket:close() end
