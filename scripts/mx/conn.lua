@@ -4,7 +4,7 @@ local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
 local url, log, publish, topology = require "mx.url", require "mx.log", require "mx.publish", require "mx.topology"
 local consume, dlq, calls = require "mx.consume", require "mx.dlq", require "mx.call"
-local event, task = require "mx.event", require "mx.task"
+local event, task, tls = require "mx.event", require "mx.task", require "mx.tls"
 
 -- background: how many tasks connect again for nobody in particular; impatient: a refusal by the first broker is the end
 local M = { open = {}, background = 0, impatient = false }
@@ -19,10 +19,8 @@ local OPTIONS = {
   connect_timeout = "seconds", rpc_timeout = "seconds", reconnect = "table", max_body = "bytes",
   tls = "table",
 }
-local TLS = {
-  ca = "string", cert = "string", key = "string", crl = "string", server_name = "string", min_version = { "1.2", "1.3" },
-  verify = "boolean", insecure = "boolean", external = "boolean",
-}
+local TLS = { external = "boolean" }
+for name, kind in pairs(tls.OPTIONS) do TLS[name] = kind end
 local RECONNECT = { base = "seconds", max = "seconds", jitter = "boolean" }
 
 local function failed(code, text, fields)
@@ -30,6 +28,9 @@ local function failed(code, text, fields)
   e.op = "connect"
   return e
 end
+
+-- The URL's query beats the script.
+local function with_query(a, t) return setmetatable(a.tls or {}, { __index = t }) end
 
 local function options_of(conn, a)
   local anchor = {}
@@ -43,12 +44,7 @@ local function options_of(conn, a)
     heartbeat = conn.heartbeat, connect_timeout = conn.connect_timeout, rpc_timeout = conn.rpc_timeout, max_body = conn.max_body,
   })
   if a.scheme == "amqps" then
-    local t = setmetatable(a.tls or {}, { __index = conn.tls })         -- the URL's query beats the script
-    o.tls = {
-      ca = span(t.ca), cert = span(t.cert), key = span(t.key), crl = span(t.crl), name = span(t.server_name),
-      min_version = t.min_version == "1.3" and 13 or 12, unverified = t.verify == false and 1 or 0, external = t.external and 1 or 0,
-    }
-    if t.verify == false then log.warn("the broker's certificate is not verified (tls.verify = false)", { url = a.text }) end
+    o.tls, anchor.tls = tls.struct(with_query(a, conn.tls), a.text)
   end
   return o, anchor
 end
@@ -59,12 +55,8 @@ local function tls_of(o, addresses)
   for _, a in ipairs(addresses) do encrypted = encrypted + (a.scheme == "amqps" and 1 or 0) end
   if o.tls and encrypted == 0 then check.fail "mx.connect: tls is for amqps:// URLs, and there is none" end
   for _, a in ipairs(addresses) do
-    local q = setmetatable(a.tls or {}, { __index = t })
-    if (q.cert == nil) ~= (q.key == nil) then return nil, failed("config", "tls.cert and tls.key go together") end
-    if q.external and not q.cert then return nil, failed("config", "to log in by certificate needs tls.cert and tls.key") end
-  end
-  if t.verify == false and not t.insecure then
-    return nil, failed("config", "tls.verify = false trusts whoever answers; if that is meant, set tls.insecure = true as well")
+    local wrong = tls.wrong(with_query(a, t))
+    if wrong then return nil, failed(wrong.code, wrong.message) end
   end
   return t
 end

@@ -82,10 +82,11 @@ function M.tcp(host, port, options)
   local text
   host, port, text = address(host, port)
   local o = check.options("mx.tcp", options or {}, OPTIONS)
-  local secrets, e = o.tls
+  local secrets = o.tls
   if secrets then
-    secrets, e = tls.check("mx.tcp: tls", o.tls == true and {} or o.tls)
-    if not secrets then return nil, e end
+    secrets = check.options("mx.tcp: tls", o.tls == true and {} or o.tls, tls.OPTIONS)
+    local wrong = tls.wrong(secrets)
+    if wrong then return nil, wrong end
     if port == "" and not secrets.server_name and secrets.verify ~= false then
       check.fail "mx.tcp: tls over a local socket needs tls.server_name"
     end
