@@ -121,7 +121,7 @@ local function pause(conn, kind, refused)
   local r = conn.reconnect
   local delay = refused and r.max or conn.delay[kind] or r.base
   conn.delay[kind] = math.min(delay * 2, r.max)
-  wait.sleep(r.jitter and delay * (refused and 0.5 or 0) + delay * (refused and 0.5 or 1) * math.random() or delay)
+  wait.sleep(wait.jittered(delay, r.jitter, refused and 0.5 or 0))
 end
 
 -- Rounds until there is a link, or no hope: that is given up only before the first one.
@@ -220,13 +220,13 @@ function M.new(options)
   local o = check.options("mx.connect", options or {}, OPTIONS)
   local addresses, texts = addresses_of(o)
   if not addresses then return nil, texts end
-  local tls, why = tls_of(o, addresses)
-  if not tls then return nil, why end
+  local secrets, why = tls_of(o, addresses)
+  if not secrets then return nil, why end
   local r = check.options("mx.connect: reconnect", o.reconnect or {}, RECONNECT)
   local self = setmetatable({
     addresses = addresses, text = texts, order = o.order or "random", name = o.name,
     heartbeat = o.heartbeat or 10, connect_timeout = o.connect_timeout or 10, rpc_timeout = o.rpc_timeout or 30,
-    max_body = o.max_body or 16 * 1024 * 1024, tls = tls,
+    max_body = o.max_body or 16 * 1024 * 1024, tls = secrets,
     reconnect = { base = r.base or 0.2, max = r.max or 30, jitter = r.jitter ~= false },
     links = {}, at = {}, opening = {}, lost = {}, delay = {}, up_at = {}, records = {}, deleted = {},
     blocked = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {},

@@ -200,8 +200,7 @@ local function request(sub)
 end
 
 -- Sends basic.consume and waits for the answer. inbox | nil, err
-local subscribe
-function subscribe(sub)
+local function subscribe(sub)
   local link, e = sub.conn:link("consume")
   if not link then return nil, e end
   local o, anchor = request(sub)
@@ -379,7 +378,7 @@ local function recover(c, ended)
   local r = c.conn.reconnect
   local delay, said = r.base, false
   while not c.sub and not c.unwanted and not c.conn.closing and not task.stopping do
-    if ended then task.sleep(r.jitter and delay * (0.5 + math.random() / 2) or delay) end
+    if ended then task.sleep(wait.jittered(delay, r.jitter, 0.5)) end
     if ended and not c.conn.deleted[c.queue] then topology.redeclare_queue(c.conn, c.queue) end
     if c.sub or c.unwanted or task.stopping then return end
     local ok, e = start(c)
@@ -394,12 +393,10 @@ end
 -- Its subscription is gone; what its handlers still hold goes to somebody else, and what they do settles nothing.
 local function resubscribe(c, sub, ended)
   c.live = c.live + 1                                    -- it stays in M.open meanwhile
-  c.recovering = true
   topology.use(c.conn, c.queue)
   stop(sub)
   c.sub = nil
   turn.start(recover, function(ok, e)
-    c.recovering = false
     if not ok and not task.stopping then log.error("consuming again failed", { queue = c.queue, error = task.text_of(e) }) end
     c.live = c.live - 1
     if c.live == 0 then remove(M.open, c) end

@@ -238,7 +238,7 @@ end
 -- What a handler publishes belongs to its delivery.
 local function owned(r, e)
   local d = turn.current
-  if r and d.on_publish then d:on_publish(r) end
+  if r and d and d.on_publish then d:on_publish(r) end
   return r, e
 end
 
@@ -276,7 +276,7 @@ local function repeatedly(self, exchange, key, given, opts)
     if ok or e.code ~= "nacked" or n == retry.attempts or task.stopping then return ok, e end
     local delay = math.min(retry.base * retry.factor ^ (n - 1), retry.max)
     if not o.id and self.live then o.id = receipt.id(r) end
-    task.sleep(retry.jitter and delay * (0.5 + math.random() / 2) or delay)
+    task.sleep(wait.jittered(delay, retry.jitter, 0.5))
   end
 end
 

@@ -21,6 +21,9 @@ function M.sleep(seconds)
   if a == turn.RAISE then error(e, 0) end
 end
 
+-- The delay, with jitter drawn anew: between the least part of it and all.
+function M.jittered(delay, jitter, least) return jitter and delay * (least + (1 - least) * math.random()) or delay end
+
 -- Those who wait for the same thing, first come first served.
 local Line = {}
 Line.__index = Line

@@ -42,4 +42,18 @@ on_each_broker("a time limit", function(connect, name)
     local raised = run(true)
     assert.same({ "timeout", "timeout", "timeout", "timeout" }, raised)
   end)
+
+  it("lets the retry's own delay publish, although no task runs then", function()
+    local c = connect()
+    local q, other = assert(c:queue(name "limit", { durable = false, dlq = true })), assert(c:queue(name "told", { durable = false }))
+    assert(c:publish("", other, "first"))               -- the publisher is open
+    local receipt, e
+    assert(c:consume(q, { timeout = 0.1, retry = { max = 1, delay = function()
+      receipt, e = c:publish_async("", other, "late")
+    end } }, function() mx.sleep(60) end))
+    assert(c:publish("", q, "x"))
+    assert(mx.test.eventually(function() return receipt or e end, 10))
+    assert(receipt:wait())
+    assert.equal(2, c:queue_info(other).messages)
+  end)
 end)
