@@ -11,9 +11,13 @@ local SECONDS = { ms = 0.001, s = 1, m = 60, h = 3600, d = 86400 }
 local BYTES = { B = 1, KB = 1024, MB = 1024 ^ 2, GB = 1024 ^ 3, TB = 1024 ^ 4 }
 local OWN = debug.getinfo(1, "S").source:match "^(.*)[/.]check"
 
+-- A script may lie in a folder mx/ of its own.
 local function is_own(source)
   local base = OWN or "=mx"
-  return source:sub(1, #base) == base and source:find("^[/.]", #base + 1)
+  if source:sub(1, #base) ~= base then return false end
+  local module = source:match("^/(.+)%.lua$", #base + 1)
+  if module then return package.loaded["mx." .. module:gsub("/", ".")] ~= nil end
+  return source:find("^[/.]", #base + 1)
 end
 
 -- The level, seen from the function that calls this, of the first function that is not mxrun's own.

@@ -44,6 +44,20 @@ describe("the command line", function()
 end)
 
 describe("a script", function()
+  it("is told of its own line in a folder that is called as the runtime's, too", function()
+    local dir = os.tmpname()
+    os.remove(dir)
+    assert(os.execute("mkdir -p " .. dir .. "/mx") == 0)
+    local f = assert(io.open(dir .. "/mx/misuse.lua", "w"))
+    f:write "local x = 1\nmx.sleep('soon')\n"
+    f:close()
+    local pipe = io.popen(("b=$(realpath %s); cd %s && $b -u mem:// mx/misuse.lua 2>&1; rm -r %s"):format(
+      os.getenv "MXRUN" or "build/mxrun", dir, dir))
+    local text = pipe:read "*a"
+    pipe:close()
+    assert.matches("^mxrun: mx/misuse.lua:2: ", text)
+  end)
+
   it("exits 0 when nothing is left to wait for", function()
     local text, code = run("-u mem:// " .. script [[mx.after(0.01, function() print "after" end)]])
     assert.equal(0, code)
