@@ -24,7 +24,7 @@ typedef struct tls {
     uv_idle_t more;   /* plain bytes are left that came with others */
     const mx_stream_events *events;
     void *arg;
-    int up, down, closing, gone, full;
+    int up, down, closing, gone, full, broken; /* broken: reason is still to be told */
     char reason[320];
 } tls;
 
@@ -186,6 +186,10 @@ static void on_gone(void *arg) {
 static void on_more(uv_idle_t *h) {
     tls *s = h->data;
     uv_idle_stop(h);
+    if (s->broken) {
+        tell_down(s, s->reason);
+        return;
+    }
     deliver(s);
     if (!s->full) mx_stream_resume(s->tcp);
 }
@@ -199,11 +203,13 @@ static void be_patient(mx_stream *stream, int timeout_ms) { mx_stream_patience((
 
 static size_t write_out(mx_stream *stream, const uint8_t *p, size_t n) {
     tls *s = (tls *)stream;
-    if (!s->up || s->down || s->closing || s->waiting.pending || !n) return 0;
+    if (!s->up || s->down || s->closing || s->broken || s->waiting.pending || !n) return 0;
     if (n > INT32_MAX) n = INT32_MAX;
     ERR_clear_error();
-    if (SSL_write(s->ssl, p, (int)n) <= 0) {
-        tell_down(s, explain(s));
+    if (SSL_write(s->ssl, p, (int)n) <= 0) { /* the owner is told from the loop */
+        explain(s);
+        s->broken = 1;
+        uv_idle_start(&s->more, on_more);
         return 0;
     }
     flush(s);

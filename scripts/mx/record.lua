@@ -1,5 +1,10 @@
 -- What a connection has declared and bound, as the broker confirmed it, to be said again after it was lost.
+local ffi = require "ffi"
+local C, band = ffi.C, require "bit".band
+
 local M = {}
+
+local function has(r, flag) return band(r.flags or 0, flag) ~= 0 end
 
 local function key_of(op, r) return table.concat({ op, r.name, r.source or "", r.key or "" }, "\0") end
 
@@ -28,7 +33,7 @@ end
 -- An auto-delete queue goes with its last consumer.
 function M.unused(list, name)
   for _, x in ipairs(list) do
-    if x.op == "queue" and x.request.name == name and x.request.auto_delete then return M.forget_queue(list, name) end
+    if x.op == "queue" and x.request.name == name and has(x.request, C.MX_F_AUTO_DELETE) then return M.forget_queue(list, name) end
   end
 end
 
@@ -54,7 +59,7 @@ end
 -- After the broker said yes.
 function M.note(list, op, request, what)
   if op == "queue" or op == "exchange" then
-    if not request.passive then put(list, op, request, what) end
+    if not has(request, C.MX_F_PASSIVE) then put(list, op, request, what) end
   elseif op == "bind" or op == "bind_exchange" then put(list, op, request, what)
   elseif op == "unbind" then
     drop(list, function(o, r)

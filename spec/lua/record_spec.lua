@@ -8,6 +8,8 @@ local function noted(...)
   return texts, list
 end
 
+local C = require "ffi".C
+
 describe("the record of a connection", function()
   local q, x = { "queue", { name = "q" } }, { "exchange", { name = "x", source = "topic" } }
   local b = { "bind", { name = "q", source = "x", key = "k" } }
@@ -30,12 +32,12 @@ describe("the record of a connection", function()
   end)
 
   it("does not hold what was only looked at", function()
-    assert.same({}, (noted({ "queue", { name = "q", passive = true } }, { "exchange", { name = "x", source = "", passive = true } },
-                           { "purge", { name = "q" } })))
+    local looked = { name = "q", source = "", flags = C.MX_F_PASSIVE }
+    assert.same({}, (noted({ "queue", looked }, { "exchange", looked }, { "purge", { name = "q" } })))
   end)
 
   it("forgets an auto-delete queue when its last consumer has gone", function()
-    local _, list = noted(q, { "queue", { name = "a", auto_delete = true } }, { "bind", { name = "a", source = "x", key = "" } })
+    local _, list = noted(q, { "queue", { name = "a", flags = C.MX_F_AUTO_DELETE } }, { "bind", { name = "a", source = "x", key = "" } })
     record.unused(list, "q")
     record.unused(list, "a")
     assert.equal(1, #list)
