@@ -235,6 +235,7 @@ typedef struct mx_turn {
 } mx_turn;
 
 double mx_now(void);                                    /* monotonic, never cached */
+uint64_t mx_random(void);                               /* of the kernel; nobody can guess it */
 mx_turn *mx_runtime_turn(mx_runtime *r);
 
 /* ---- for tests --------------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 static const struct {
     const char *name, *text;
@@ -28,6 +29,12 @@ static void *sure(void *p, size_t n) {
 void *mx_zalloc(size_t n) { return sure(calloc(1, n ? n : 1), n); }
 void *mx_realloc(void *p, size_t n) { return sure(realloc(p, n ? n : 1), n); }
 void *mx_aligned(size_t alignment, size_t n) { return sure(aligned_alloc(alignment, n), n); }
+
+MX_EXPORT uint64_t mx_random(void) {
+    uint64_t v;
+    if (getrandom(&v, sizeof v, 0) != sizeof v) abort();
+    return v;
+}
 
 char *mx_strndup(const void *p, size_t n) {
     char *s = mx_zalloc(n + 1);

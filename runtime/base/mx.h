@@ -3,6 +3,7 @@
 #define MX_H
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "abi.h"
 
 /* name of the enum, its number, what Lua calls it, its text, worth trying again? */
@@ -36,9 +37,7 @@ void *mx_realloc(void *p, size_t n);          /* as realloc; aborts likewise */
 void *mx_aligned(size_t alignment, size_t n); /* n: a multiple of it; as aligned_alloc; aborts likewise */
 char *mx_strndup(const void *p, size_t n);
 
-static inline mx_span mx_span_of(const char *s) {
-    size_t n = 0;
-    while (s && s[n]) n++;
-    return (mx_span){(const uint8_t *)s, n};
-}
+static inline mx_span mx_span_of(const char *s) { return (mx_span){(const uint8_t *)s, s ? strlen(s) : 0}; }
+static inline int mx_same(mx_span a, mx_span b) { return a.n == b.n && (!a.n || !memcmp(a.p, b.p, a.n)); }
+static inline int mx_is(mx_span s, const char *word) { return mx_same(s, mx_span_of(word)); }
 #endif

@@ -1,7 +1,6 @@
 /* names.h - a hash table of what has a name; several may have the same. */
 #ifndef MX_NAMES_H
 #define MX_NAMES_H
-#include <string.h>
 #include "base/mx.h"
 
 typedef struct mx_named { /* the first member of what a table holds */
@@ -15,8 +14,6 @@ typedef struct mx_names { /* zeroed memory is an empty one */
     uint32_t buckets, count;
 } mx_names;
 
-static inline int mx_same(mx_span a, mx_span b) { return a.n == b.n && (!a.n || !memcmp(a.p, b.p, a.n)); }
-static inline int mx_is(mx_span s, const char *word) { return s.n == strlen(word) && !memcmp(s.p, word, s.n); }
 static inline mx_span mx_name_of(const mx_named *n) { return (mx_span){(const uint8_t *)n->name, n->size}; }
 
 uint32_t mx_hash(mx_span s);

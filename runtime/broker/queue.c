@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 #include "base/clock.h"
 #include "broker/death.h"
@@ -288,11 +287,8 @@ int mx_stream_offset(const mx_queue *q, const mx_entry *asked, uint64_t *offset)
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 
 static mx_span own_name(mx_store *s, char text[static 48]) {
-    uint64_t random;
-    do {
-        if (getrandom(&random, sizeof random, 0) != sizeof random) abort();
-        snprintf(text, 48, "amq.gen-%016llx", (unsigned long long)random);
-    } while (mx_store_queue(s, mx_span_of(text)));
+    do snprintf(text, 48, "amq.gen-%016llx", (unsigned long long)mx_random());
+    while (mx_store_queue(s, mx_span_of(text)));
     return mx_span_of(text);
 }
 

@@ -7,7 +7,7 @@
 #ifndef MX_QUEUE_H
 #define MX_QUEUE_H
 #include "base/timer.h"
-#include "broker/entry.h"
+#include "message/entry.h"
 #include "broker/names.h"
 #include "message/message.h"
 

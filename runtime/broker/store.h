@@ -6,7 +6,7 @@
 #ifndef MX_STORE_H
 #define MX_STORE_H
 #include "base/timer.h"
-#include "broker/entry.h"
+#include "message/entry.h"
 #include "broker/names.h"
 #include "broker/queue.h"
 

@@ -327,24 +327,6 @@ static const mx_link_ops ops = {mx_amqp_call,
                                 close_link,
                                 mx_amqp_replies};
 
-static mx_stream *open_stream(mx_amqp *a, const mx_link_options *o, char why[MX_TLS_WHY]) {
-    char *port = mx_strndup(o->port.p, o->port.n);
-    uv_loop_t *loop = a->base.runtime->loop;
-    mx_stream *s = NULL;
-    if (o->scheme.n == 5) {
-        const mx_span given[] = {o->tls.ca, o->tls.cert, o->tls.key, o->tls.crl, o->tls.name.n ? o->tls.name : o->host};
-        char *text[5];
-        for (size_t i = 0; i < 5; i++) text[i] = mx_strndup(given[i].p, given[i].n);
-        mx_tls_options tls = {text[0], text[1], text[2], text[3], text[4], (int)o->tls.min_version, (int)o->tls.unverified};
-        s = mx_tls_open(loop, a->secrets[4], port, a->patience_ms, &tls, why, &stream_events, a);
-        for (size_t i = 0; i < 5; i++) free(text[i]);
-    } else {
-        s = mx_tcp_open(loop, a->secrets[4], port, a->patience_ms, &stream_events, a);
-    }
-    free(port);
-    return s;
-}
-
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     mx_amqp *a = mx_zalloc(sizeof *a);
     double heartbeat = o->heartbeat < UINT16_MAX ? o->heartbeat : UINT16_MAX;
@@ -369,7 +351,10 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
     a->patience_ms = (int)(2 * heartbeat * 1000);
     mx_link_attach(r, &a->base);
     a->conn = mx_conn_new(&options, &a->out, &conn_events, a);
-    a->stream = open_stream(a, o, why);
+    char *port = mx_strndup(o->port.p, o->port.n);
+    a->stream = mx_link_stream(r, a->secrets[4], port, a->patience_ms, mx_is(o->scheme, "amqps") ? &o->tls : NULL, why,
+                               &stream_events, a);
+    free(port);
     mx_timer_set(mx_amqp_timers(a), &a->limit, mx_clock_us() + mx_us_of(o->connect_timeout));
     if (!a->stream) mx_conn_fail(a->conn, MX_ECONFIG, why);
     return &a->base.pub;

@@ -2,7 +2,6 @@
 #include "link/confirm.h"
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include "base/clock.h"
 #include "wire/sendq.h"
 
@@ -82,10 +81,7 @@ static int read64(const uint8_t *p, int n, uint64_t *v) {
 }
 
 static void name_process(void) {
-    uint64_t id;
-    if (process_id[0]) return;
-    if (getrandom(&id, sizeof id, 0) != sizeof id) abort();
-    write64((uint8_t *)process_id, PROCESS_ID, id);
+    if (!process_id[0]) write64((uint8_t *)process_id, PROCESS_ID, mx_random());
 }
 
 /* At least 1: 0 means that there is no deadline. */

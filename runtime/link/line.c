@@ -191,7 +191,6 @@ int mx_amqp_call(mx_link *link, const mx_call *q, uint32_t ticket) {
     mx_amqp *a = (mx_amqp *)link;
     mx_line *l = &a->control;
     if (link->state != MX_OPEN) return mx_refuse(MX_ECLOSED, "the connection is not open");
-    if (mx_table_check(q->args.p, q->args.n)) return mx_refuse(MX_EVALIDATION, "broken arguments");
     if (!l->chan) {
         if (l->link) mx_line_drop(l);
         mx_line_add(l, MX_CONTROL, a);

@@ -2,6 +2,7 @@
 #include "link/link.h"
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "link/faults.h"
 #include "message/table.h"
@@ -53,14 +54,25 @@ void mx_link_detach(mx_link_base *l) {
     if (*at) *at = l->next;
 }
 
-static int is(mx_span s, const char *word) { return s.n == strlen(word) && !memcmp(s.p, word, s.n); }
+mx_stream *mx_link_stream(mx_runtime *r, const char *host, const char *port, int timeout_ms, const mx_link_tls *t,
+                          char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
+    if (!t) return mx_tcp_open(r->loop, host, port, timeout_ms, e, arg);
+    const mx_span given[] = {t->ca, t->cert, t->key, t->crl, t->name.n ? t->name : mx_span_of(host)};
+    char *text[5];
+    for (size_t i = 0; i < 5; i++) text[i] = mx_strndup(given[i].p, given[i].n);
+    mx_tls_options tls = {text[0], text[1], text[2], text[3], text[4], (int)t->min_version, (int)t->unverified};
+    mx_stream *s = mx_tls_open(r->loop, host, port, timeout_ms, &tls, why, e, arg);
+    for (size_t i = 0; i < 5; i++) free(text[i]);
+    return s;
+}
+
 static const mx_link_ops *ops(mx_link *l) { return ((mx_link_base *)l)->ops; }
 static const mx_link_ops *inbox_ops(mx_inbox *ib) { return ((mx_consumer *)ib)->link->ops; }
 static const mx_link_ops *pub_ops(mx_pub *p) { return ((mx_publisher *)p)->link->ops; }
 static mx_span span(const void *p, size_t n) { return (mx_span){p, n}; }
 
 MX_EXPORT mx_link *mx_link_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
-    if (is(o->scheme, "mem")) return mx_faults_watch(mx_embedded_open(r, o, ticket), o->host);
+    if (mx_is(o->scheme, "mem")) return mx_faults_watch(mx_embedded_open(r, o, ticket), o->host);
     return mx_amqp_open(r, o, ticket);
 }
 
@@ -69,6 +81,7 @@ MX_EXPORT int mx_link_call(mx_link *l, const mx_call *c, uint32_t ticket) {
     int code = mx_check_name("name", c->name);
     if (!code) code = mx_check_name("source", c->source);
     if (!code) code = mx_check_name("key", c->key);
+    if (!code && mx_table_check(c->args.p, c->args.n)) code = mx_refuse(MX_EVALIDATION, "broken arguments");
     return code ? code : ops(l)->call(l, c, ticket);
 }
 

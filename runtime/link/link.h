@@ -8,6 +8,7 @@
 #include "base/wait.h"
 #include "link/confirm.h"
 #include "message/inbox.h"
+#include "wire/stream.h"
 
 typedef struct mx_link_base mx_link_base;
 
@@ -56,6 +57,9 @@ typedef struct mx_publisher { /* what both fillings' publishers start with */
     mx_link_base *link;
 } mx_publisher;
 
+/* A stream of r's loop; tls NULL: a plain one. As mx_tls_open: NULL and why, when a file cannot be used. */
+mx_stream *mx_link_stream(mx_runtime *r, const char *host, const char *port, int timeout_ms, const mx_link_tls *tls,
+                          char why[MX_TLS_WHY], const mx_stream_events *e, void *arg);
 void mx_sockets_close(mx_runtime *r); /* each leaves runtime->sockets once it is gone */
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);

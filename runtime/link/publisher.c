@@ -1,7 +1,7 @@
 /* publisher.c - a publisher on its channel: messages as bytes, and what holds them back. */
 #include <stdlib.h>
 #include "base/clock.h"
-#include "broker/entry.h"
+#include "message/entry.h"
 #include "link/amqp.h"
 #include "message/props.h"
 
@@ -86,8 +86,7 @@ static const uint8_t *send_again(void *arg, const uint8_t *method, unsigned atte
     const uint8_t *header = next_frame(method), *body = next_frame(header);
     size_t left = mx_get64(header + 11), method_size = (size_t)(header - method), max = a->conn->frame_max;
     size_t room = max > (size_t)(body - header) ? max : (size_t)(body - header);
-    uint8_t *start = mx_sendq_reserve(&a->out, method_size + room + 2 * mx_frame_body_bound(left, a->conn->frame_max)),
-            *at = start;
+    uint8_t *start = mx_sendq_reserve(&a->out, method_size + room + 2 * mx_frame_body_bound(left, (uint32_t)max)), *at = start;
     memcpy(at, method, method_size);
     mx_put16(at + 1, channel);
     at += method_size;
@@ -96,7 +95,7 @@ static const uint8_t *send_again(void *arg, const uint8_t *method, unsigned atte
     at += n;
     for (size_t k; left; left -= k, body = next_frame(body)) {
         k = mx_get32(body + 3);
-        at += mx_frame_body(at, channel, body + 7, k, a->conn->frame_max);
+        at += mx_frame_body(at, channel, body + 7, k, (uint32_t)max);
     }
     mx_sendq_add(&a->out, (size_t)(at - start));
     return start;

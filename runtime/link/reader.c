@@ -72,7 +72,6 @@ static mx_reply *check_stream(const mx_queue *q, reader *r, const mx_consume *o)
 static mx_reply *check(embedded *e, reader *r, const mx_consume *o, mx_queue *q) {
     if (!q) return mx_no_queue(o->queue);
     if (q->owner && q->owner != e) return mx_is_locked(o->queue);
-    if (mx_table_check(o->args.p, o->args.n)) return mx_refused(0, "broken arguments");
     mx_reply *bad = read_priority(r, o);
     if (!bad) bad = check_stream(q, r, o);
     return bad ? bad : check_exclusive(q, r);

@@ -3,7 +3,6 @@
 #include <string.h>
 #include "base/clock.h"
 #include "link/link.h"
-#include "wire/stream.h"
 
 enum { ROOM_FIRST = 4096, AHEAD = 64 * 1024, LINGER_US = 2000000 }; /* AHEAD: how much is read that nobody asked for yet */
 
@@ -187,16 +186,6 @@ static void on_lingered(mx_timer *t, void *arg) {
 
 static const mx_stream_events events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
 
-static mx_stream *open_tls(mx_socket *s, const char *host, const char *port, const mx_link_tls *t, char why[MX_TLS_WHY]) {
-    const mx_span given[] = {t->ca, t->cert, t->key, t->crl, t->name.n ? t->name : mx_span_of(host)};
-    char *text[5];
-    for (size_t i = 0; i < 5; i++) text[i] = mx_strndup(given[i].p, given[i].n);
-    mx_tls_options tls = {text[0], text[1], text[2], text[3], text[4], (int)t->min_version, (int)t->unverified};
-    mx_stream *stream = mx_tls_open(s->runtime->loop, host, port, 0, &tls, why, &events, s);
-    for (size_t i = 0; i < 5; i++) free(text[i]);
-    return stream;
-}
-
 MX_EXPORT mx_sock *mx_sock_open(mx_runtime *r, const char *host, const char *port, const mx_link_tls *tls, uint32_t ticket) {
     mx_socket *s = mx_zalloc(sizeof *s);
     char why[MX_TLS_WHY] = "";
@@ -207,7 +196,7 @@ MX_EXPORT mx_sock *mx_sock_open(mx_runtime *r, const char *host, const char *por
     s->open_ticket = ticket;
     s->linger.fire = on_lingered;
     s->linger.arg = s;
-    s->stream = tls ? open_tls(s, host, port, tls, why) : mx_tcp_open(r->loop, host, port, 0, &events, s);
+    s->stream = mx_link_stream(r, host, port, 0, tls, why, &events, s);
     if (!s->stream) end(s, MX_ECONFIG, why);
     return &s->pub;
 }

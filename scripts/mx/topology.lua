@@ -3,9 +3,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, err, check, fieldtable = require "mx.turn", require "mx.err", require "mx.check", require "mx.fieldtable"
 local log, record, wait, event = require "mx.log", require "mx.record", require "mx.wait", require "mx.event"
-local type, pairs, ipairs = type, pairs, ipairs
-
-ffi.cdef "ssize_t getrandom(void *to, size_t n, unsigned flags);"
+local type, pairs, ipairs, tohex = type, pairs, ipairs, require "bit".tohex
 
 local M = {}
 
@@ -49,19 +47,21 @@ local function ask(link, op, request, bytes, what)
   return reply or {}
 end
 
+-- Its arguments as a field table.
+local function encoded(request)
+  if not request.args or not next(request.args) then return "" end
+  return fieldtable.encode(request.args, "args")
+end
+
 -- The link that consumes may wait for slow handlers; only what is exclusive to it must go there.
 local function kind_of(conn, request) return conn.exclusive[request.name] and "consume" or "publish" end
 
 -- One operation on the broker; all of them may be done twice, so one that was under way when the connection went is done
 -- again on the next. reply | nil, err
 local function call(conn, op, request, what)
-  local bytes = ""
-  if request.args and next(request.args) then
-    local why, misuse
-    bytes, why, misuse = fieldtable.encode(request.args, "args")
-    if misuse then check.fail(what .. ": " .. why) end
-    if not bytes then return nil, why end
-  end
+  local bytes, wrong, misuse = encoded(request)
+  if misuse then check.fail(what .. ": " .. wrong) end
+  if not bytes then return nil, wrong end
   if op == "queue" then conn.deleted[request.name] = nil end
   while true do
     local link, why = conn:link(kind_of(conn, request))
@@ -83,14 +83,12 @@ M.call = call
 local LOCKED = { 0.5, 1, 2, 4, 8 }
 
 local function again(link, x)
-  local bytes = x.request.args and next(x.request.args) and fieldtable.encode(x.request.args, "args") or ""
-  local reply, e = ask(link, x.op, x.request, bytes, x.what)
-  for i = 1, #LOCKED do
-    if reply or e.reply_code ~= 405 then break end
+  local bytes = encoded(x.request)
+  for i = 1, #LOCKED + 1 do
+    local reply, e = ask(link, x.op, x.request, bytes, x.what)
+    if reply or e.reply_code ~= 405 or i > #LOCKED then return reply, e end
     wait.sleep(LOCKED[i])
-    reply, e = ask(link, x.op, x.request, bytes, x.what)
   end
-  return reply, e
 end
 
 -- Says everything again that the connection had declared, on a new link; queue: only what belongs to that queue. What the
@@ -155,8 +153,7 @@ local function declare(conn, name, o, args)
   local durable, exclusive = o.durable ~= false, o.exclusive
   local flags = flags_of(o.passive, durable, exclusive, o.auto_delete)
   if exclusive then conn.exclusive[name] = true end
-  local request = { name = name, flags = flags, args = args, passive = o.passive, auto_delete = o.auto_delete }
-  return call(conn, "queue", request, ("queue %q"):format(name))
+  return call(conn, "queue", { name = name, flags = flags, args = args }, ("queue %q"):format(name))
 end
 M.declare = declare
 
@@ -222,9 +219,7 @@ end
 
 -- A name that nobody else has. RabbitMQ's own (amq.gen-...) are new ones on each connection; this one stays.
 local function own_name()
-  local id = ffi.new "uint8_t[16]"
-  if C.getrandom(id, 16, 0) ~= 16 then error "no random bytes" end
-  return "mx.gen-" .. (ffi.string(id, 16):gsub(".", function(c) return ("%02x"):format(c:byte()) end))
+  return "mx.gen-" .. tohex(C.mx_random()) .. tohex(C.mx_random())
 end
 
 -- name | nil, err
@@ -290,7 +285,7 @@ function M.exchange(conn, name, options)
   local flags = flags_of(o.passive, o.durable ~= false, false, o.auto_delete, o.internal)
   local args = { ["alternate-exchange"] = o.alternate }
   for k, v in pairs(o.args or {}) do args[k] = v end
-  local ok, e = call(conn, "exchange", { name = name, source = kind, flags = flags, args = args, passive = o.passive },
+  local ok, e = call(conn, "exchange", { name = name, source = kind, flags = flags, args = args },
                      ("exchange %q"):format(name))
   if not ok then return nil, e end
   return name
@@ -317,7 +312,7 @@ M.delete_exchange = simple("delete_exchange", "delete exchange", yes)
 
 -- { messages =, consumers = } | nil, err
 function M.queue_info(conn, name)
-  local reply, e = call(conn, "queue", { name = name, flags = C.MX_F_PASSIVE, passive = true }, ("queue %q"):format(name))
+  local reply, e = call(conn, "queue", { name = name, flags = C.MX_F_PASSIVE }, ("queue %q"):format(name))
   if not reply then return nil, e end
   return { messages = reply.messages, consumers = reply.consumers }
 end

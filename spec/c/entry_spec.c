@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "broker/entry.h"
+#include "message/entry.h"
 #include "broker/names.h"
 #include "message/props.h"
 

@@ -1,8 +1,7 @@
 /* entry.c - the entries of AMQP field tables. */
-#include "broker/entry.h"
+#include "message/entry.h"
 #include <stdlib.h>
 #include <string.h>
-#include "broker/names.h"
 #include "message/props.h"
 
 enum { HEADERS_MAX = 131072 };
