@@ -910,6 +910,7 @@ function mx.test.load(file, options) end
 ---@field tasks table
 ---@field broker mx.TestBroker makes the script's publishes fail
 ---@field answer? fun(request: table): any answers its mx.call
+---@field tcp? fun(host: string, port?: integer, options?: table): table?, mx.Error? opens its mx.tcp; without it there is no network
 ---@field waiting boolean the main chunk waits still
 ---@field stopped? boolean it called mx.stop
 ---@field exit_code? integer it called os.exit

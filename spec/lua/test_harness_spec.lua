@@ -290,6 +290,23 @@ describe("deliver", function()
     h:close()
   end)
 
+  it("has no network but what the test gives it", function()
+    local h = handler [[
+      local s, e = mx.tcp("127.0.0.1", 1)
+      if not s then return "reject", e.code end
+      s:send(msg.body)
+      return "reject", s:receive()
+    ]]
+    assert.equal("connection", h:deliver("q", "x").reason)
+    local sent
+    h.tcp = function(host, port)
+      return { send = function(_, data) sent = data end, receive = function() return host .. ":" .. port end }
+    end
+    assert.equal("127.0.0.1:1", h:deliver("q", "x").reason)
+    assert.equal("x", sent)
+    h:close()
+  end)
+
   it("says which queue may have been meant", function()
     local h = handler ""
     local ok, e = pcall(function() h:deliver("qq", "x") end)

@@ -216,6 +216,10 @@ local function instance(h)
   if not ok then error(mx, 0) end
   for k, v in pairs(h.options.config or before.mx.config) do mx.config[k] = v end
   mx.stop = function() h.stopped = true end
+  mx.tcp = function(...)
+    if h.tcp then return h.tcp(...) end
+    return nil, err.new("connection", "mx.tcp: a script under test has no network, and the test no h.tcp", { op = "connect" })
+  end
   return mx
 end
 
