@@ -96,6 +96,9 @@ int mx_props_decode(const uint8_t *props, size_t size, mx_props *out);   /* span
 typedef struct mx_link {
     uint32_t state;                 /* MX_OPENING ... */
     uint32_t blocked;               /* the broker said connection.blocked */
+    uint32_t channels, channel_max; /* in use by consumers and publishers; how many there may be */
+    double opened_at, idle_since;   /* mx_now(); idle_since: when the last of its channels was given back */
+    double round_trip;              /* seconds the broker took for the latest answer; 0: it gave none yet */
     double rpc_timeout;
     char *error;                    /* why it closed; NULL while open */
     int error_code;                 /* MX_ECONNECTION, MX_EACCESS ... */
@@ -153,6 +156,16 @@ void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket);    /* basic.cancel; what wa
 void mx_inbox_close(mx_inbox *ib, uint32_t ticket);     /* flushes verdicts, requeues the rest, frees it */
 void mx_msg_keep(mx_msg *m, mx_msg *copy);              /* of an unsettled delivery; valid until mx_msg_drop(copy) */
 void mx_msg_drop(mx_msg *copy);
+
+/* ---- pools: links of one purpose ---------------------------------------------------------------------------- */
+
+typedef struct mx_pool mx_pool;
+mx_pool *mx_pool_new(mx_runtime *r, uint32_t channels);  /* at most so many on each link */
+void mx_pool_free(mx_pool *p);                          /* its links stay */
+void mx_pool_add(mx_pool *p, mx_link *l);               /* it leaves when it is closed */
+/* The open one with the fewest channels in use; room: it must have one to give. NULL: there is none. */
+mx_link *mx_pool_least_used(const mx_pool *p, int room);
+void mx_pool_wait(mx_pool *p, uint32_t ticket);         /* posted when a channel was given back */
 
 /* ---- publishing ------------------------------------------------------------------------------------------- */
 

@@ -41,7 +41,7 @@ function mx.connect(options)
   local c, e = conns.new(o)
   if not c then return nil, e end
   if not conns.has_urls and (not default or default.closed) then default, publisher = c, nil end
-  local ok, link, why = pcall(c.link, c, "consume")
+  local ok, link, why = pcall(c.reach, c)
   if ok and link then return c end
   if default == c then default = nil end
   c:close()
@@ -89,6 +89,7 @@ mx.tcp = require("mx.tcp").tcp
 -- Metrics
 mx.counter, mx.gauge, mx.histogram = metrics.counter, metrics.gauge, metrics.histogram
 function mx.stats() return metrics.stats() end
+mx.pool = { stats = conns.stats }
 
 -- Events
 mx.on = event.on

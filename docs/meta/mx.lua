@@ -69,6 +69,8 @@ function mx.error(code, message, fields) end
 ---@field max_body? mx.bytes larger bodies are refused, both ways (16 MB)
 ---@field tls? mx.TlsOptions for amqps:// URLs
 ---@field reconnect? { base?: mx.seconds, max?: mx.seconds, jitter?: boolean } waits between attempts: 0.2 s to 30 s, with jitter
+---@field pool? { min?: integer, max?: integer, idle?: mx.seconds } how many connections publishing and consuming have each: 1 to 8; one beyond min that nobody used for 300 s is closed
+---@field channels? { max?: integer, borrow_timeout?: mx.seconds } on each connection (100); how long to wait for one when all of all are in use (5)
 
 --- Paths are of PEM files. The broker's certificate and name are verified; a refusal says what is wrong and what to do.
 ---@class mx.TlsOptions
@@ -82,7 +84,9 @@ function mx.error(code, message, fields) end
 ---@field verify? boolean false trusts whoever answers; it needs insecure = true as well
 ---@field insecure? boolean
 
---- A connection: one for publishing and one for consuming, opened when first used. It has the functions of `mx` that speak to a broker
+--- Connections to one broker: publishing and consuming have their own, opened when first used. Each consumer and each publisher has a
+--- channel, opened on the least used of them; when all channels are in use, one more connection is opened, up to pool.max. Exclusive
+--- queues live on the first that consumes. It has the functions of `mx` that speak to a broker
 --- as methods: topology, queue, exchange, bind, unbind, bind_exchange, purge, delete_queue, delete_exchange, queue_info, publish,
 --- publish_async, consume, call, dlq.
 ---@class mx.Connection
@@ -91,6 +95,37 @@ local Connection = {}
 --- Orderly: its handlers finish, confirms arrive, then it closes.
 ---@async
 function Connection:close() end
+
+--- What it has open, as mx.pool.stats has it of all connections together.
+---@return mx.PoolStats
+function Connection:stats() end
+
+---@class mx.PoolStats
+---@field connections { active: integer, idle: integer, total: integer, max: integer } active: with a channel in use; max: how many there may be
+---@field channels { total: integer, borrowed: integer } how many the open connections may have, and how many are in use
+---@field links mx.LinkStats[] each of them
+
+--- One connection of a pool.
+---@class mx.LinkStats
+---@field purpose "publish"|"consume"
+---@field address string? where it leads, without the password
+---@field state "open"|"connecting"|"lost"
+---@field blocked boolean by the broker (connection.blocked)
+---@field channels integer in use
+---@field errors integer how often it was lost or could not be opened
+---@field age mx.seconds since it was opened
+---@field round_trip mx.seconds that the broker took for its latest answer; 0: it gave none yet
+
+mx.pool = {}
+
+--- Of all connections together.
+---
+--- ```lua
+--- local s = mx.pool.stats()
+--- print(("%d of %d channels are in use"):format(s.channels.borrowed, s.channels.total))
+--- ```
+---@return mx.PoolStats
+function mx.pool.stats() end
 
 --- Connects; parks until the broker is there, without limit. Only what waiting cannot mend comes back as an error (config); where the
 --- broker refuses the user or the vhost it is asked again, but only twice a minute.
@@ -853,7 +888,7 @@ function Histogram:p(percent) end
 ---@type mx.Log
 mx.log = {}
 
---- Figures of the process: publish, consume by queue, errors, loop, tasks, uptime. Latencies are percentiles of all samples, in seconds.
+--- Figures of the process: publish, consume by queue, errors, loop, pool, tasks, uptime. Latencies are percentiles of all samples, in seconds.
 ---@return table
 function mx.stats() end
 

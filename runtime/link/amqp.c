@@ -25,6 +25,7 @@ void mx_amqp_write(mx_amqp *a) {
 static void on_open(void *arg) {
     mx_amqp *a = arg;
     a->base.pub.state = MX_OPEN;
+    a->base.pub.channel_max = a->conn->channel_max;
     mx_timer_stop(mx_amqp_timers(a), &a->limit);
     if (a->conn->heartbeat) mx_timer_set(mx_amqp_timers(a), &a->beat, mx_clock_us() + a->conn->heartbeat * 500000ull);
     mx_amqp_done(a, a->open_ticket);
@@ -83,6 +84,7 @@ static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
             return;
         }
         mx_request *r = mx_line_take(l);
+        l->link->base.pub.round_trip = (double)(mx_clock_us() - l->sent_us) / 1e6;
         if (method == AMQP_BASIC_CONSUME_OK_METHOD) begin_deliveries(l);
         if (method == AMQP_CONFIRM_SELECT_OK_METHOD) mx_amqp_pub_opened(mx_publisher_of(l));
         mx_line_answer(l, r, method, decoded);

@@ -25,7 +25,8 @@ typedef struct mx_line { /* a channel and what runs on it, one request after the
     mx_amqp *link;
     mx_chan *chan;
     mx_request *first, *last; /* first is sent when waiting */
-    int waiting;
+    int waiting, counted;     /* counted: among the channels of the link */
+    uint64_t sent_us;
     mx_timer limit; /* of the request under way */
     struct mx_line *next;
 } mx_line;

@@ -35,6 +35,7 @@ static mx_pub *open_pub(mx_link *link, uint32_t window, int mode, double timeout
     w->base.link = &e->base;
     w->next = e->writers;
     e->writers = w;
+    mx_link_take_channel(&e->base);
     mx_embedded_post(e, ticket, mx_done());
     return &w->base.confirm.pub;
 }
@@ -52,6 +53,7 @@ static void close_pub(mx_pub *pub, uint32_t ticket) {
     writer **at = &e->writers;
     while (*at != w) at = &(*at)->next;
     *at = w->next;
+    mx_link_give_channel(&e->base);
     mx_confirm_lose(&w->base.confirm);
     mx_confirm_fini(&w->base.confirm);
     free(pub->error);

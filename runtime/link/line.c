@@ -35,6 +35,7 @@ void mx_line_send(mx_line *l) {
     p[7 + r->size] = MX_FRAME_END;
     mx_sendq_add(&a->out, r->size + MX_FRAME_OVERHEAD);
     l->waiting = 1;
+    l->sent_us = mx_clock_us();
     set_limit(l);
     mx_amqp_wake(a);
 }
@@ -71,6 +72,12 @@ void mx_line_fail(mx_line *l, int code, int reply_code, const char *text) {
 void mx_line_open(mx_line *l) {
     l->chan = mx_chan_new(l->link->conn, l);
     if (l->chan) set_limit(l);
+    if (l->chan && l->kind == MX_CONTROL) {
+        l->link->base.pub.channel_max = l->link->conn->channel_max - 1u;
+    } else if (l->chan) {
+        l->counted = 1;
+        mx_link_take_channel(&l->link->base);
+    }
     mx_amqp_wake(l->link);
 }
 
@@ -95,6 +102,8 @@ void mx_line_drop(mx_line *l) {
     mx_line_fail(l, MX_ECLOSED, 0, "closed");
     if (l->chan) mx_chan_free(l->chan);
     l->chan = NULL;
+    if (l->counted) mx_link_give_channel(&a->base);
+    l->counted = 0;
     for (mx_line **at = &a->lines; *at; at = &(*at)->next)
         if (*at == l) {
             *at = l->next;

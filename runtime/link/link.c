@@ -44,14 +44,24 @@ MX_EXPORT const char *mx_refusal(void) { return refusal; }
 
 void mx_link_attach(mx_runtime *r, mx_link_base *l) {
     l->runtime = r;
+    l->pub.channel_max = UINT16_MAX;
+    l->pub.opened_at = l->pub.idle_since = mx_now();
     l->next = r->links;
     r->links = l;
 }
 
 void mx_link_detach(mx_link_base *l) {
     mx_link_base **at = &l->runtime->links;
+    mx_pool_remove(l);
     while (*at && *at != l) at = &(*at)->next;
     if (*at) *at = l->next;
+}
+
+void mx_link_take_channel(mx_link_base *l) { l->pub.channels++; }
+
+void mx_link_give_channel(mx_link_base *l) {
+    if (!--l->pub.channels) l->pub.idle_since = mx_now();
+    if (l->pool) mx_pool_given(l->pool);
 }
 
 mx_stream *mx_link_stream(mx_runtime *r, const char *host, const char *port, int timeout_ms, const mx_link_tls *t,

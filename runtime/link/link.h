@@ -45,6 +45,8 @@ struct mx_link_base {
     const mx_link_ops *ops;
     mx_runtime *runtime;
     mx_link_base *next;
+    mx_pool *pool; /* NULL: none */
+    mx_link_base *pooled;
 };
 
 typedef struct mx_consumer { /* what both fillings' consumers start with */
@@ -65,6 +67,10 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 void mx_link_attach(mx_runtime *r, mx_link_base *l); /* into runtime->links */
 void mx_link_detach(mx_link_base *l);                /* before it is freed */
+void mx_link_take_channel(mx_link_base *l);
+void mx_link_give_channel(mx_link_base *l);
+void mx_pool_remove(mx_link_base *l);
+void mx_pool_given(mx_pool *p); /* a channel came back */
 /* 0, or refused: what names exchanges, queues and bindings has at most 255 bytes (shortstr, 4.2.5.3) and is UTF-8, or RabbitMQ
  * ends the connection. */
 int mx_check_name(const char *what, mx_span name);

@@ -30,6 +30,7 @@ static reader *new_reader(embedded *e, const mx_consume *o) {
     r->exclusive = !!(o->flags & MX_F_EXCLUSIVE);
     r->next = e->readers;
     e->readers = r;
+    mx_link_take_channel(&e->base);
     return r;
 }
 
@@ -224,6 +225,7 @@ void mx_reader_close(mx_inbox *ib, uint32_t ticket) {
     leave_queue(r);
     while (*at != r) at = &(*at)->next;
     *at = r->next;
+    mx_link_give_channel(&e->base);
     ib->tail = ib->head = ib->settled; /* all is given back: nothing is left to drop */
     mx_inbox_fini(ib);
     free(r->held);

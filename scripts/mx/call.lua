@@ -44,7 +44,7 @@ end
 local function own_queue(self)
   local name, e = topology.queue(self.conn, "")
   if not name then return nil, e end
-  local link, why = self.conn:link("consume")
+  local link, why = self.conn:link("consume", name)
   if not link then return nil, why end
   self.reply_to = name
   local ticket = C.mx_wait_new(turn.waits, -1)

@@ -201,7 +201,7 @@ end
 
 -- Sends basic.consume and waits for the answer. inbox | nil, err
 local function subscribe(sub)
-  local link, e = sub.conn:link("consume")
+  local link, e = sub.conn:link("consume", sub.queue)
   if not link then return nil, e end
   local o, anchor = request(sub)
   if not o then return nil, anchor end
@@ -212,7 +212,10 @@ local function subscribe(sub)
     return nil, err.of_code(err.number.validation, "consume", "consume: " .. ffi.string(C.mx_refusal()))
   end
   local ok, a, reply = pcall(turn.await, ticket)
-  if ok and not (reply and reply.code < 0) then return inbox end
+  if ok and not (reply and reply.code < 0) then
+    sub.link = link
+    return inbox
+  end
   C.mx_inbox_close(inbox, 0)
   if not ok then error(a, 0) end                        -- the task was cancelled
   if link.state ~= C.MX_OPEN and not sub.stopping then return subscribe(sub) end
@@ -412,12 +415,11 @@ function M.look()
     if ib then look(sub) end
     -- what was delivered without acks will not come again: it is handled first
     if ib and not sub.stopping and ib.state == C.MX_CLOSED and not (sub.auto_ack and ib.head ~= ib.tail) then
-      local link = c.conn.links.consume
       local ended = ib.cancelled ~= 0 or ib.error ~= nil
       local e = err.new("channel", ("the broker ended the consumer of %q%s"):format(c.queue,
         ib.cancelled ~= 0 and ": the queue was deleted or moved" or ib.error ~= nil and ": " .. ffi.string(ib.error) or ""))
       local over = c.conn.deleted[c.queue]
-      if ended and (link or over) then
+      if ended and (sub.link.state == C.MX_OPEN or over) then
         log.warn(tostring(e), { again = not over })
         event.emit("cancelled", c, e)
       end

@@ -110,6 +110,7 @@ return function(host)
   local err, log, task = require "mx.err", require "mx.log", require "mx.task"
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
+  local keep = require "mx.keep"
   local event = require "mx.event"
   consume.setup()
   local mx = require "mx"
@@ -194,7 +195,7 @@ return function(host)
       if not turn.stopping_consumers() and publish.pending() == 0 then end_links() end
       return
     end
-    if main_running or turn.tasks > conns.background or #consume.open > 0 or task.timers > 0 or publish.pending() > 0 then return end
+    if main_running or turn.tasks > keep.background or #consume.open > 0 or task.timers > 0 or publish.pending() > 0 then return end
     end_links()
   end
 
@@ -209,7 +210,7 @@ return function(host)
   arg = { [0] = host.file or "(command line)" }
   for i, a in ipairs(host.args) do arg[i] = a end
   if host.command then
-    conns.impatient = host.command ~= "test"
+    keep.impatient = host.command ~= "test"
     turn.start(require(COMMANDS[host.command]).run, function(ok, e)
       main_running = false
       if ok then exit_code = e elseif not (stopping and err.is(e) and e.code == "closed") then fail(task.text_of(e)) end

@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, check = require "mx.turn", require "mx.check"
-local consume, publish = require "mx.consume", require "mx.publish"
+local consume, publish, conns = require "mx.consume", require "mx.publish", require "mx.conn"
 
 local M = { all = {}, dropped = 0 }
 local MAX_SERIES = 1000
@@ -154,7 +154,7 @@ function M.stats()
     consume = queues,
     errors = { count = failed, rate = rate(last, "errors", failed, now) },
     loop = { lag_p99 = C.mx_hist_percentile(turn.t.lag, 99) },
-    tasks = turn.tasks, uptime = now - started,
+    pool = conns.stats(), tasks = turn.tasks, uptime = now - started,
   }
 end
 

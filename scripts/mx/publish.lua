@@ -130,12 +130,14 @@ end
 -- Parks until the channel is open. true | nil, err
 local function ready(self)
   while true do
-    local link, why = self.conn:link("publish")
+    local link, why
+    if not self.opening then link, why = self.conn:link("publish") end
     if self.closing or self.conn.closed then return failed("closed", "the publisher is closed") end
-    if not link then return nil, why end
     if self.pub and self.pub.state == C.MX_OPEN then return true end
+    if not link and not self.opening then return nil, why end
     local reply = (self.opening or open(self, link)):wait()
-    if reply.code < 0 and link.state == C.MX_OPEN and not self.closing then return nil, err.of_reply("publish", reply) end
+    if self.pub and self.pub.state == C.MX_OPEN then return true end
+    if reply.code < 0 and link and link.state == C.MX_OPEN and not self.closing then return nil, err.of_reply("publish", reply) end
   end
 end
 
@@ -361,12 +363,13 @@ local function is_storm(p)
 end
 
 -- Once a turn: what waits for a channel gets one, when there is a connection.
-function M.look(conn, link)
+function M.look(conn)
   for _, p in ipairs(M.open) do
     local pub = p.conn == conn and p.live
     if pub and pub.adrift ~= 0 and pub.state == C.MX_CLOSED and pub.seq > pub.settled and not p.opening
        and (pub.reply_code == 0 or not is_storm(p)) then
-      open(p, link)
+      local link = C.mx_pool_least_used(conn.pools.publish.c, 1)
+      if link ~= nil then open(p, link) end
     end
   end
 end

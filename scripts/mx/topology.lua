@@ -53,9 +53,6 @@ local function encoded(request)
   return fieldtable.encode(request.args, "args")
 end
 
--- The link that consumes may wait for slow handlers; only what is exclusive to it must go there.
-local function kind_of(conn, request) return conn.exclusive[request.name] and "consume" or "publish" end
-
 -- One operation on the broker; all of them may be done twice, so one that was under way when the connection went is done
 -- again on the next. reply | nil, err
 local function call(conn, op, request, what)
@@ -64,7 +61,7 @@ local function call(conn, op, request, what)
   if not bytes then return nil, wrong end
   if op == "queue" then conn.deleted[request.name] = nil end
   while true do
-    local link, why = conn:link(kind_of(conn, request))
+    local link, why = conn:control(request.name)
     if not link then return nil, why end
     if conn.capture then return conn.capture(op, request) end         -- a script under test: mx/test/harness.lua
     if op == "delete_queue" then conn.deleted[request.name] = true end    -- its consumers may hear of it first
@@ -91,12 +88,12 @@ local function again(link, x)
   end
 end
 
--- Says everything again that the connection had declared, on a new link; queue: only what belongs to that queue. What the
--- broker does not want any more is told of, and the rest goes on. nil: the link was lost meanwhile.
-function M.replay(conn, link, kind, queue)
+-- Says everything again that the connection had declared, on a new link; exclusive: also what lives on that one; queue: only
+-- what belongs to that queue. What the broker does not want any more is told of, and the rest goes on. nil: the link was
+-- lost meanwhile.
+function M.replay(conn, link, exclusive, queue)
   for _, x in ipairs { unpack(conn.records) } do
-    local own = kind_of(conn, x.request)
-    if (own == kind or own == "publish") and (not queue or x.request.name == queue) then
+    if (exclusive or not conn.exclusive[x.request.name]) and (not queue or x.request.name == queue) then
       local reply, e = again(link, x)
       if not reply and link.state ~= C.MX_OPEN then return nil end
       if not reply then
@@ -110,8 +107,8 @@ end
 
 -- The queue's declaration and bindings again, where the script made them.
 function M.redeclare_queue(conn, name)
-  local link = conn:link(kind_of(conn, { name = name }))
-  return link and M.replay(conn, link, kind_of(conn, { name = name }), name)
+  local link = conn:control(name)
+  return link and M.replay(conn, link, true, name)
 end
 
 -- Queues ----------------------------------------------------------------------------------------------------------

@@ -66,6 +66,32 @@ describe("a connection that is lost", function()
     assert(eventually(function() return count(conn, "recovered") > before end))
   end
 
+  it("costs the others of its pool nothing: what it did goes on there, and it comes back", function()
+    local many = assert(mx.connect { url = conn.addresses[1].text:gsub("%*%*%*", "guest"), pool = { min = 3 },
+                                     reconnect = { base = 0.02, max = 0.2 }, heartbeat = 2 })
+    local q, handled = name(), 0
+    assert(many:queue(q, { durable = false }))
+    for _ = 1, 6 do assert(many:consume(q, function() handled = handled + 1 end)) end
+    local publishers, receipts = {}, {}
+    for i = 1, 3 do publishers[i] = mx.publisher { conn = many } end
+    for i = 1, 3000 do
+      receipts[i] = assert(publishers[i % 3 + 1]:publish_async(q, "x"))
+      if i % 1000 == 0 then
+        local down = count(many, "down")
+        p:order "kill rst"
+        assert(eventually(function() return count(many, "down") > down end))
+        assert(eventually(function() return count(many, "recovered") > down end))
+      end
+    end
+    assert(mx.wait_all(receipts, 20))
+    assert(eventually(function() return handled >= 3000 and direct:queue_info(q).messages == 0 end))
+    for _, l in ipairs(many:stats().links) do
+      assert.equal("open", l.state)
+      assert.is_true(l.errors >= 3, l.errors)
+    end
+    many:close()
+  end)
+
   it("loses no publish, and each ends once (R1, R2, R3)", function()
     local q, seen, twice, marked = name(), {}, 0, 0
     assert(conn:queue(q, { durable = false }))
