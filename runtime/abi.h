@@ -114,6 +114,10 @@ typedef struct mx_link_tls {
     uint32_t external;              /* 1: SASL EXTERNAL, the certificate says who we are */
 } mx_link_tls;
 
+/* The files are read at each new connection; when they cannot be used then, what was read from them last stays in use. */
+int mx_tls_reload(void);                             /* reads those of each connection so far again; how many sets they are */
+const char *mx_tls_trouble(void);                    /* why some cannot be used, each reason once; NULL: none, or all are told */
+
 typedef struct mx_link_options {
     mx_span scheme;                 /* "amqp", "amqps", "mem" */
     mx_span host, port, user, password, vhost;   /* host is the broker's name for mem:// */
@@ -242,7 +246,8 @@ typedef struct mx_turn {
     uint32_t again;                 /* Lua: there is more to do at once */
     uint32_t stop;                  /* Lua: leave the loop with exit_code */
     int exit_code;
-    uint32_t signals;               /* how many SIGTERM and SIGINT came */
+    uint32_t signals;               /* how many SIGTERM and SIGINT came, and SIGHUP when the terminal went */
+    uint32_t reloads;               /* how many other SIGHUP came */
     mx_waits *waits;
     mx_hist *confirm, *lag;
 } mx_turn;

@@ -72,7 +72,8 @@ function mx.error(code, message, fields) end
 ---@field pool? { min?: integer, max?: integer, idle?: mx.seconds } how many connections publishing and consuming have each: 1 to 8; one beyond min that nobody used for 300 s is closed
 ---@field channels? { max?: integer, borrow_timeout?: mx.seconds } on each connection (100); how long to wait for one when all of all are in use (5)
 
---- Paths are of PEM files. The broker's certificate and name are verified; a refusal says what is wrong and what to do.
+--- Paths are of PEM files. The broker's certificate and name are verified; a refusal says what is wrong and what to do. The files are
+--- read at each new connection, and at SIGHUP; if they cannot be used then, what was read before is, with a warning in the log.
 ---@class mx.TlsOptions
 ---@field ca? string whom to trust (the system's CAs)
 ---@field cert? string the client certificate, with its chain
@@ -153,7 +154,7 @@ function mx.connect(options) end
 ---| "returned" (conn, err) a mandatory message reached no queue; err.receipt
 ---| "cancelled" (consumer, err) the broker ended a consumer
 ---| "memory" (nothing raises it yet)
----| "reload" (nothing raises it yet)
+---| "reload" SIGHUP came, and the files of TLS were read again
 ---| "stop" the drain begins
 ---| "error" (err) a task failed that nobody waits for
 

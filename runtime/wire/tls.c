@@ -5,12 +5,10 @@
  * The broker's certificate and name are verified; each refusal says what is wrong and what to do. */
 #include <arpa/inet.h>
 #include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include "wire/stream.h"
+#include "wire/tlsfiles.h"
 
 enum { CIPHER_ROOM = 32 * 1024 };
 
@@ -164,7 +162,8 @@ static void on_drained(void *arg, size_t n) {
 static void on_down(void *arg, const char *why) {
     tls *s = arg;
     if (s->up) deliver(s);
-    snprintf(s->reason, sizeof s->reason, s->up ? "%s" : "%s during the TLS handshake", why);
+    const char *when = !s->up ? " during the TLS handshake" : why == mx_stream_end ? " without TLS's close_notify" : "";
+    snprintf(s->reason, sizeof s->reason, "%s%s", why, when);
     tell_down(s, s->reason);
 }
 
@@ -243,40 +242,6 @@ static void close_down(mx_stream *stream) {
 static const mx_stream_kind tls_kind = {write_out, pending, finish_writing, resume, be_patient, close_down};
 static const mx_stream_events tcp_events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
 
-static const char *last_error(void) {
-    unsigned long first = ERR_peek_error();
-    const char *text = ERR_SYSTEM_ERROR(first) ? strerror(ERR_GET_REASON(first)) : ERR_reason_error_string(ERR_peek_last_error());
-    ERR_clear_error();
-    return text ? text : "unknown error";
-}
-
-__attribute__((format(printf, 2, 3))) static int refuse(char why[MX_TLS_WHY], const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why, MX_TLS_WHY, format, args);
-    va_end(args);
-    return MX_ECONFIG;
-}
-
-static int load(SSL_CTX *ctx, const mx_tls_options *o, char why[MX_TLS_WHY]) {
-    if (o->ca[0] ? !SSL_CTX_load_verify_file(ctx, o->ca) : !SSL_CTX_set_default_verify_paths(ctx))
-        return refuse(why, "tls.ca %s cannot be used: %s", o->ca, last_error());
-    if (o->cert[0] && SSL_CTX_use_certificate_chain_file(ctx, o->cert) != 1)
-        return refuse(why, "tls.cert %s cannot be used: %s", o->cert, last_error());
-    if (o->key[0] && SSL_CTX_use_PrivateKey_file(ctx, o->key, SSL_FILETYPE_PEM) != 1)
-        return refuse(why, "tls.key %s cannot be used: %s", o->key, last_error());
-    if (o->cert[0] && SSL_CTX_check_private_key(ctx) != 1)
-        return refuse(why, "tls.key %s does not belong to tls.cert %s", o->key, o->cert);
-    if (o->crl[0]) {
-        X509_STORE *store = SSL_CTX_get_cert_store(ctx);
-        X509_LOOKUP *lookup = X509_STORE_add_lookup(store, X509_LOOKUP_file());
-        if (!lookup || X509_load_crl_file(lookup, o->crl, X509_FILETYPE_PEM) < 1)
-            return refuse(why, "tls.crl %s cannot be used: %s", o->crl, last_error());
-        X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
-    }
-    return 0;
-}
-
 static int is_address(const char *name) {
     uint8_t binary[16];
     return inet_pton(AF_INET, name, binary) == 1 || inet_pton(AF_INET6, name, binary) == 1;
@@ -291,21 +256,13 @@ static int expect_name(SSL *ssl, const char *name) {
 }
 
 static SSL *prepare(const mx_tls_options *o, char why[MX_TLS_WHY]) {
-    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
-    SSL *ssl = NULL;
-    if (!ctx) goto out;
-    SSL_CTX_set_min_proto_version(ctx, o->min_version == 13 ? TLS1_3_VERSION : TLS1_2_VERSION);
-    SSL_CTX_set_verify(ctx, o->unverified ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
-    if (load(ctx, o, why)) goto out;
-    ssl = SSL_new(ctx);
-    if (ssl && !expect_name(ssl, o->name)) {
-        refuse(why, "tls.server_name '%s' is no host name", o->name);
-        SSL_free(ssl);
-        ssl = NULL;
-    }
-out:
-    SSL_CTX_free(ctx);
-    return ssl;
+    SSL_CTX *ctx = mx_tlsfiles_read(o, why);
+    SSL *ssl = ctx ? SSL_new(ctx) : NULL;
+    if (!ssl || expect_name(ssl, o->name)) return ssl;
+    ERR_clear_error();
+    snprintf(why, MX_TLS_WHY, "tls.server_name '%s' is no host name", o->name);
+    SSL_free(ssl);
+    return NULL;
 }
 
 mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,

@@ -1,6 +1,7 @@
 /* worker.c - the loop and the turn. */
 #include "worker/worker.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,10 +102,23 @@ static void on_alarm(uv_poll_t *h, int status, int events) {
     if (read(w->alarm_fd, &count, sizeof count) > 0) w->alarm_us = 0;
 }
 
+static int has_terminal(void) {
+    int fd = open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC);
+    if (fd >= 0) close(fd);
+    return fd >= 0 || errno == EMFILE;
+}
+
+/* It begins on a terminal and is to end with it: under nohup it is not. */
+static int leaves_with_terminal(void) {
+    struct sigaction hangup;
+    return !sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN && has_terminal();
+}
+
 static void on_signal(uv_signal_t *h, int number) {
     mx_worker *w = h->data;
-    (void)number;
-    w->runtime.turn.signals++;
+    /* SIGHUP is also what a terminal says that goes */
+    if (number == SIGHUP && !(w->terminal && !has_terminal())) w->runtime.turn.reloads++;
+    else w->runtime.turn.signals++;
     w->runtime.news = 1;
     w->due = 1;
 }
@@ -129,12 +143,16 @@ int mx_worker_init(mx_worker *w) {
     uv_idle_init(&w->loop, &w->idle);
     uv_signal_init(&w->loop, &w->term);
     uv_signal_init(&w->loop, &w->interrupt);
-    w->alarm.data = w->prepare.data = w->check.data = w->idle.data = w->term.data = w->interrupt.data = w;
+    uv_signal_init(&w->loop, &w->hangup);
+    w->alarm.data = w->prepare.data = w->check.data = w->idle.data = w;
+    w->term.data = w->interrupt.data = w->hangup.data = w;
+    w->terminal = leaves_with_terminal();
     uv_poll_start(&w->alarm, UV_READABLE, on_alarm);
     uv_prepare_start(&w->prepare, on_prepare);
     uv_check_start(&w->check, on_check);
     uv_signal_start(&w->term, on_signal, SIGTERM);
     uv_signal_start(&w->interrupt, on_signal, SIGINT);
+    uv_signal_start(&w->hangup, on_signal, SIGHUP);
     return 0;
 }
 

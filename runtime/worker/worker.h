@@ -12,8 +12,9 @@ typedef struct mx_worker {
     uv_check_t check;     /* just after: the turn */
     uv_idle_t idle;       /* runs while there is more to do at once */
     uv_poll_t alarm;      /* a timerfd, since a uv_timer counts whole milliseconds */
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     int alarm_fd;
+    int terminal;           /* it began on one, and ends with it */
     uint64_t alarm_us;      /* what it is set to */
     int due;                /* a turn is wanted */
     int leaving;            /* turn said so: it is not called again */

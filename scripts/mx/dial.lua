@@ -65,6 +65,7 @@ local function dial(conn, address)
   local o, anchor = options_of(conn, address)
   local ticket = C.mx_wait_new(turn.waits, -1)
   local link = C.mx_link_open(turn.runtime, o, ticket)
+  if address.scheme == "amqps" then tls.tell() end
   local ok, raised, reply = pcall(turn.await, ticket)
   if ok and (not reply or reply.code >= 0) then return link, nil, anchor end
   local e = ok and M.reason(address, link)

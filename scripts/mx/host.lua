@@ -111,7 +111,7 @@ return function(host)
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
   local keep = require "mx.keep"
-  local event = require "mx.event"
+  local event, tls = require "mx.event", require "mx.tls"
   consume.setup()
   local mx = require "mx"
   text_only()
@@ -174,8 +174,13 @@ return function(host)
     task.sleep(60)              -- the loop ends first
   end
 
-  local signals = 0
+  local signals, reloads = 0, 0
   function turn.before()
+    if t.reloads ~= reloads then
+      reloads = t.reloads
+      tls.reload()
+      event.emit "reload"
+    end
     if t.signals ~= signals then
       signals = t.signals
       if stopping and signals > 1 then

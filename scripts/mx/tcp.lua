@@ -59,6 +59,7 @@ local function open(self, host, port, timeout, secrets)
   end
   local ticket = C.mx_wait_new(turn.waits, timeout)
   self.sock = ffi.gc(C.mx_sock_open(turn.runtime, host, port, o, ticket), C.mx_sock_close)
+  if secrets then tls.tell() end
   local ok, code = await(self, "connecting", ticket)
   if ok and self.sock.state == C.MX_OPEN then return self, anchor end
   local e = ok and (code == 0 and ended(self, "connect") or late(self, "connect"))

@@ -1,4 +1,6 @@
 -- What TLS is told by a script: the options, what must hold of them, and the struct that C reads.
+local ffi = require "ffi"
+local C = ffi.C
 local err, log, topology = require "mx.err", require "mx.log", require "mx.topology"
 
 local M = {}
@@ -29,6 +31,21 @@ function M.struct(t, peer)
     ca = span(t.ca), cert = span(t.cert), key = span(t.key), crl = span(t.crl), name = span(t.server_name),
     min_version = t.min_version == "1.3" and 13 or 12, unverified = t.verify == false and 1 or 0, external = t.external and 1 or 0,
   }, anchor
+end
+
+-- Says which files were changed to something that cannot be used: after a connection was begun, and after a reload.
+function M.tell()
+  local why = C.mx_tls_trouble()
+  while why ~= nil do
+    log.warn("TLS goes on with what it had read before", { error = ffi.string(why) })
+    why = C.mx_tls_trouble()
+  end
+end
+
+function M.reload()
+  local sets = C.mx_tls_reload()
+  M.tell()
+  if sets > 0 then log.info "the files of TLS were read again" end
 end
 
 return M

@@ -29,8 +29,8 @@ typedef struct server {
     int listening;
     char port[8];
     SSL_CTX *ctx;
-    int cuts; /* ends without close_notify after the first bytes */
-    char sni[64];
+    int cuts;                 /* ends without close_notify after the first bytes */
+    char sni[64], client[64]; /* the common name in its certificate */
     pthread_t thread;
 } server;
 
@@ -50,7 +50,9 @@ static void *serve(void *arg) {
     SSL_set_fd(ssl, fd);
     if (SSL_accept(ssl) == 1) {
         const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+        X509 *client = SSL_get0_peer_certificate(ssl);
         snprintf(s->sni, sizeof s->sni, "%s", name ? name : "");
+        if (client) X509_NAME_get_text_by_NID(X509_get_subject_name(client), NID_commonName, s->client, sizeof s->client);
         echo(s, ssl);
     }
     SSL_free(ssl);
@@ -68,7 +70,10 @@ static void server_start(server *s, const char *cert, int newest, int wants_clie
     assert_int_equal(SSL_CTX_use_certificate_chain_file(s->ctx, file(cert, "pem")), 1);
     assert_int_equal(SSL_CTX_use_PrivateKey_file(s->ctx, file(cert, "key"), SSL_FILETYPE_PEM), 1);
     if (wants_client) {
+        X509_STORE *store = SSL_CTX_get_cert_store(s->ctx);
         SSL_CTX_load_verify_file(s->ctx, file("ca", "pem"));
+        X509_load_crl_file(X509_STORE_add_lookup(store, X509_LOOKUP_file()), file("crl", "pem"), X509_FILETYPE_PEM);
+        X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
         SSL_CTX_set_verify(s->ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     }
     s->listening = socket(AF_INET, SOCK_STREAM, 0);
@@ -195,19 +200,23 @@ static void each_refusal_has_its_reason(void **state) {
     static const struct {
         const char *cert, *ca, *name, *crl;
         int newest, wants_client;
-        const char *why;
+        const char *why, *client;
     } cases[] = {
-        {"expired", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "certificate has expired"},
-        {"future", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "not valid yet"},
-        {"elsewhere", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "for another name"},
-        {"elsewhere", "ca", "127.0.0.1", NULL, TLS1_3_VERSION, 0, "does not name this address"},
-        {"good", "other", "localhost", NULL, TLS1_3_VERSION, 0, "from an unknown CA"},
-        {"self", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "self-signed"},
-        {"revoked", "ca", "localhost", "crl", TLS1_3_VERSION, 0, "was revoked"},
-        {"weak", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "key is too weak"},
-        {"good", "ca", "localhost", NULL, TLS1_1_VERSION, 0, "version of TLS"},
-        {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "wants a client certificate"},
-        {"good", "ca", "localhost", NULL, TLS1_2_VERSION, 1, "may want a client certificate"},
+        {"expired", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "certificate has expired", NULL},
+        {"future", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "not valid yet", NULL},
+        {"elsewhere", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "for another name", NULL},
+        {"elsewhere", "ca", "127.0.0.1", NULL, TLS1_3_VERSION, 0, "does not name this address", NULL},
+        {"good", "other", "localhost", NULL, TLS1_3_VERSION, 0, "from an unknown CA", NULL},
+        {"self", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "self-signed", NULL},
+        {"revoked", "ca", "localhost", "crl", TLS1_3_VERSION, 0, "was revoked", NULL},
+        {"weak", "ca", "localhost", NULL, TLS1_3_VERSION, 0, "key is too weak", NULL},
+        {"good", "ca", "localhost", NULL, TLS1_1_VERSION, 0, "version of TLS", NULL},
+        {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "wants a client certificate", NULL},
+        {"good", "ca", "localhost", NULL, TLS1_2_VERSION, 1, "may want a client certificate", NULL},
+        {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "our client certificate has expired", "expired"},
+        {"good", "ca", "localhost", NULL, TLS1_2_VERSION, 1, "our client certificate has expired", "expired"},
+        {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "does not know the CA of our client certificate", "self"},
+        {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "our client certificate was revoked", "revoked"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         server s = {0};
@@ -217,6 +226,7 @@ static void each_refusal_has_its_reason(void **state) {
         o.ca = file(cases[i].ca, "pem");
         o.name = cases[i].name;
         if (cases[i].crl) o.crl = file(cases[i].crl, "pem");
+        if (cases[i].client) o.cert = file(cases[i].client, "pem"), o.key = file(cases[i].client, "key");
         talk(c, &s, &o);
         if (!strstr(c->why, cases[i].why)) fail_msg("case %zu: \"%s\" is not about \"%s\"", i, c->why, cases[i].why);
         assert_int_equal(c->got, 0);
@@ -260,7 +270,7 @@ static void a_cut_is_a_loss_not_an_end(void **state) {
     mx_tls_options o = options();
     c->want = 1000; /* more than will come */
     talk(c, &s, &o);
-    assert_string_not_equal(c->why, "");
+    assert_string_equal(c->why, "the broker closed the connection without TLS's close_notify");
     server_end(&s);
     free(c);
 }
@@ -273,7 +283,8 @@ static void files_that_cannot_be_used_are_named(void **state) {
         {"ca", "", "", "/nowhere/ca.pem", "", "tls.ca /nowhere/ca.pem cannot be used"},
         {"cert", "/nowhere/c.pem", "", file("ca", "pem"), "", "tls.cert /nowhere/c.pem cannot be used"},
         {"key", file("client", "pem"), "/nowhere/k.pem", file("ca", "pem"), "", "tls.key /nowhere/k.pem cannot be used"},
-        {"pair", file("client", "pem"), file("client2", "key"), file("ca", "pem"), "", "cannot be used"},
+        {"pair", file("client", "pem"), file("client2", "key"), file("ca", "pem"), "", "does not belong to tls.cert"},
+        {"weak", file("weak", "pem"), file("weak", "key"), file("ca", "pem"), "", "key too small"},
         {"crl", "", "", file("ca", "pem"), "/nowhere/crl.pem", "tls.crl /nowhere/crl.pem cannot be used"},
     };
     uv_loop_t loop;
@@ -285,6 +296,79 @@ static void files_that_cannot_be_used_are_named(void **state) {
         if (!strstr(why, cases[i].why)) fail_msg("%s: %s", cases[i].field, why);
     }
     uv_loop_close(&loop);
+}
+
+/* The file's new content: that of another one, or so many bytes of it. */
+static void put(const char *to, const char *from, int bytes) {
+    char command[512];
+    snprintf(command, sizeof command, bytes ? "head -c %3$d %2$s >%1$s" : "cp %2$s %1$s", to, from, bytes);
+    assert_int_equal(system(command), 0);
+}
+
+/* Connects with the files as they are now, and answers as whom the server knows us. */
+static const char *client_of(const char *cert, const char *key) {
+    static server s;
+    client *c = client_new(10, 1000);
+    mx_tls_options o = options();
+    o.cert = cert;
+    o.key = key;
+    s = (server){0};
+    server_start(&s, "good", TLS1_3_VERSION, 1);
+    talk(c, &s, &o);
+    assert_string_equal(c->why, "");
+    server_end(&s);
+    free(c);
+    return s.client;
+}
+
+static void new_files_are_taken_and_broken_ones_are_not(void **state) {
+    (void)state;
+    char cert[128], key[128];
+    snprintf(cert, sizeof cert, "%s/now.pem", pki);
+    snprintf(key, sizeof key, "%s/now.key", pki);
+    put(cert, file("client", "pem"), 0);
+    put(key, file("client", "key"), 0);
+    assert_string_equal(client_of(cert, key), "localhost");
+    assert_null(mx_tls_trouble());
+
+    put(cert, file("client2", "pem"), 0); /* the key is not there yet */
+    assert_string_equal(client_of(cert, key), "localhost");
+    assert_non_null(strstr(mx_tls_trouble(), "does not belong to"));
+    assert_string_equal(client_of(cert, key), "localhost");
+    assert_null(mx_tls_trouble()); /* said before */
+
+    put(key, file("client2", "key"), 300);
+    assert_true(mx_tls_reload() > 0);
+    assert_non_null(strstr(mx_tls_trouble(), "now.key cannot be used"));
+    remove(key);
+    assert_string_equal(client_of(cert, key), "localhost");
+    assert_non_null(strstr(mx_tls_trouble(), "No such file"));
+    assert_null(mx_tls_trouble());
+
+    put(key, file("client2", "key"), 0);
+    assert_string_equal(client_of(cert, key), "second");
+    assert_null(mx_tls_trouble());
+}
+
+static void sets_of_files_do_not_grow_without_end(void **state) {
+    (void)state;
+    char why[MX_TLS_WHY], path[512];
+    uv_loop_t loop;
+    uv_loop_init(&loop);
+    for (int i = 0; i < 100; i++) {
+        mx_tls_options o = options();
+        int n = snprintf(path, sizeof path, "%s", pki);
+        for (int k = 0; k <= i; k++) n += snprintf(path + n, sizeof path - (size_t)n, "/.");
+        snprintf(path + n, sizeof path - (size_t)n, "/ca.pem");
+        o.ca = path;
+        client *c = client_new(0, 1);
+        c->stream = mx_tls_open(&loop, "127.0.0.1", "1", 1000, &o, why, &events, c);
+        mx_stream_close(c->stream);
+        uv_run(&loop, UV_RUN_DEFAULT);
+        free(c);
+    }
+    uv_loop_close(&loop);
+    assert_int_equal(mx_tls_reload(), 64);
 }
 
 static int make_pki(void **state) {
@@ -309,6 +393,8 @@ int main(void) {
         cmocka_unit_test(what_is_right_connects),
         cmocka_unit_test(a_cut_is_a_loss_not_an_end),
         cmocka_unit_test(files_that_cannot_be_used_are_named),
+        cmocka_unit_test(new_files_are_taken_and_broken_ones_are_not),
+        cmocka_unit_test(sets_of_files_do_not_grow_without_end),
     };
     return cmocka_run_group_tests(tests, make_pki, remove_pki);
 }
