@@ -8,6 +8,8 @@
 #include <sys/un.h>
 #include "wire/stream.h"
 
+enum { KEEPALIVE_S = 60 }; /* of silence: where no heartbeats go, this finds a dead peer and keeps the ways between open */
+
 const char mx_stream_end[] = "the broker closed the connection";
 
 typedef struct tcp {
@@ -108,6 +110,7 @@ static void on_connect(uv_connect_t *r, int status) {
     }
     if (s->address) {
         uv_tcp_nodelay(&s->tcp, 1);
+        uv_tcp_keepalive(&s->tcp, 1, KEEPALIVE_S);
         set(s, TCP_USER_TIMEOUT, s->timeout_ms);
     }
     s->up = 1;

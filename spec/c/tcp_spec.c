@@ -3,8 +3,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "wire/stream.h"
 
 static uv_loop_t loop;
@@ -71,11 +76,57 @@ static void tcp_says_that_nobody_listens(void **state) {
     assert_string_equal(reason, "connection refused");
 }
 
+static int fd_of_stream;
+static void on_walk(uv_handle_t *h, void *arg) {
+    (void)arg;
+    if (h->type == UV_TCP) assert_int_equal(uv_fileno(h, &fd_of_stream), 0);
+}
+
+static int option(int level, int name) {
+    int value = -1;
+    socklen_t size = sizeof value;
+    assert_int_equal(getsockopt(fd_of_stream, level, name, &value, &size), 0);
+    return value;
+}
+
+static void check_options(void *arg) {
+    mx_stream **s = arg;
+    uv_walk(&loop, on_walk, NULL);
+    assert_true(option(IPPROTO_TCP, TCP_NODELAY));
+    assert_true(option(SOL_SOCKET, SO_KEEPALIVE));
+    assert_int_equal(option(IPPROTO_TCP, TCP_KEEPIDLE), 60);
+    assert_int_equal(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 7000);
+    assert_true(fcntl(fd_of_stream, F_GETFD) & FD_CLOEXEC);
+    mx_stream_patience(*s, 0);
+    assert_int_equal(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 0);
+    ups++;
+    mx_stream_close(*s);
+}
+
+static void tcp_sends_at_once_and_finds_a_dead_peer(void **state) {
+    static const mx_stream_events checking = {check_options, on_room, on_data, on_drained, on_down, on_gone};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    int listening = socket(AF_INET, SOCK_STREAM, 0);
+    char port[8];
+    mx_stream *s;
+    (void)state;
+    assert_int_equal(bind(listening, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(listening, 1), 0);
+    getsockname(listening, (struct sockaddr *)&at, &size);
+    snprintf(port, sizeof port, "%d", ntohs(at.sin_port));
+    s = mx_tcp_open(&loop, "127.0.0.1", port, 7000, &checking, &s);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_true(ups == 1 && downs == 0 && gones == 1);
+    close(listening);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(tcp_says_why_a_name_is_not_even_looked_up, before, after),
         cmocka_unit_test_setup_teardown(tcp_closes_before_it_could_say_so, before, after),
         cmocka_unit_test_setup_teardown(tcp_says_that_nobody_listens, before, after),
+        cmocka_unit_test_setup_teardown(tcp_sends_at_once_and_finds_a_dead_peer, before, after),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
