@@ -82,7 +82,10 @@ static size_t distance(const char *a, const char *b) {
     return row[n];
 }
 
-static void unknown(mx_options *o, const char *word) {
+/* What follows a = or : may be a URL that has a password in it. */
+static void unknown(mx_options *o, const char *said) {
+    char word[64];
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(said, "=:"), said);
     for (int i = 0; i < KNOWN; i++)
         if (distance(word, table[i].name) <= 2) {
             misuse(o, "unknown option '%s', did you mean '%s'?", word, table[i].name);
@@ -130,6 +133,15 @@ static void add_urls(mx_options *o, const char *name, const char *list) {
         list += n + (list[n] == ',');
     }
     if (o->url_count == before) misuse(o, "%s: '%s' names no broker; give amqp://… or mem://", name, said);
+}
+
+/* Everybody can read the command line of a process. */
+static void conceal(char *list) {
+    for (char *url; (url = strsep(&list, ","));) {
+        char *host = strrchr(url, '@'), *user = strstr(url, "://"), *password = user ? strchr(user + 3, ':') : NULL;
+        if (host && password && password < host) memset(password + 1, '*', (size_t)(host - password - 1));
+        if (list) list[-1] = ',';
+    }
 }
 
 static void add_set(mx_options *o, const char *pair) {
@@ -187,6 +199,7 @@ static int option(mx_options *o, int argc, char **argv, int at) {
     }
     if (word[n] == '=') {
         take(o, i, table[i].name, word + n + 1);
+        if (table[i].id == URL) conceal(argv[at] + n + 1);
         return 1;
     }
     if (at + 1 == argc) {
@@ -194,6 +207,7 @@ static int option(mx_options *o, int argc, char **argv, int at) {
         return 1;
     }
     take(o, i, table[i].name, argv[at + 1]);
+    if (table[i].id == URL) conceal(argv[at + 1]);
     return 2;
 }
 

@@ -39,9 +39,16 @@ static void lose_publishers(mx_amqp *a, const char *text) {
     }
 }
 
+/* A login that failed: what it said does not stay in memory. */
+static void forget_login(mx_amqp *a) {
+    mx_sendq_wrote(&a->out, a->out.pending);
+    mx_sendq_wipe(&a->out);
+}
+
 static void on_closed(void *arg, int code, int reply_code, const char *text) {
     mx_amqp *a = arg;
     mx_link *link = &a->base.pub;
+    int opening = link->state == MX_OPENING;
     mx_amqp_write(a);
     link->state = MX_CLOSED;
     if (!link->error) link->error = mx_strndup(text, strlen(text));
@@ -52,6 +59,7 @@ static void on_closed(void *arg, int code, int reply_code, const char *text) {
     mx_amqp_post(a, a->open_ticket, code ? code : MX_ECLOSED, reply_code, text);
     lose_publishers(a, text);
     if (a->stream) mx_stream_close(a->stream);
+    if (opening) forget_login(a);
     mx_amqp_wake(a);
 }
 

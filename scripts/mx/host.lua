@@ -129,7 +129,7 @@ return function(host)
   end
 
   local function fail(text)
-    io.stderr:write("mxrun: ", text, "\n")
+    log.complain("mxrun: ", text)
     if exit_code == 0 then exit_code = 1 end
   end
 
@@ -235,7 +235,7 @@ return function(host)
   strict(_G)
   local f, e, code = main_chunk(host)
   if not f then
-    io.stderr:write("mxrun: ", e, "\n")
+    log.complain("mxrun: ", e)
     quit(code)
     return turn.turn
   end

@@ -36,6 +36,9 @@ function M.redact(text)
   return table.concat(out)
 end
 
+-- A line of the program itself, not of the log.
+function M.complain(...) io.stderr:write(M.redact(table.concat { ... }), "\n") end
+
 local second, second_text
 local function time_text()
   ffi.C.mx_log_clock(0, now)

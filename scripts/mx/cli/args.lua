@@ -1,11 +1,11 @@
 -- The arguments of a command: options by a table, the rest by place; what is wrong with them is exit 2.
-local check = require "mx.check"
+local check, log = require "mx.check", require "mx.log"
 
 local M = {}
 
 -- Says what is wrong and answers exit code 2.
 function M.refuse(command, text)
-  io.stderr:write(("mxrun %s: %s; mxrun %s --help says more\n"):format(command.name, text, command.name))
+  log.complain(("mxrun %s: %s; mxrun %s --help says more"):format(command.name, text, command.name))
   return 2
 end
 

@@ -1,5 +1,6 @@
 -- mxrun --check: what is wrong with a script, found without a broker.
 local harness, globals, check = require "mx.test.harness", require "mx.cli.globals", require "mx.check"
+local log = require "mx.log"
 
 local M = { name = "check" }
 
@@ -156,7 +157,7 @@ function M.run(args, host)
   local f, e = loadfile(file)
   if not f then
     if not io.open(file) then
-      io.stderr:write(("mxrun: cannot open '%s'; give the path of a Lua script\n"):format(file))
+      log.complain(("mxrun: cannot open '%s'; give the path of a Lua script"):format(file))
       return 2
     end
     print(e)
