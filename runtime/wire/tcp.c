@@ -1,4 +1,6 @@
 /* tcp.c - a stream over one TCP connection, each address of the name in turn; or over a local socket. */
+#include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
@@ -6,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/un.h>
+#include <unistd.h>
 #include "wire/stream.h"
 
 enum { KEEPALIVE_S = 60 }; /* of silence: where no heartbeats go, this finds a dead peer and keeps the ways between open */
@@ -133,12 +136,20 @@ static void try_address(tcp *s) {
     if (status) on_connect(&s->connect, status);
 }
 
+/* A resolver that is short of descriptors says that the name is unknown. */
+static int reason_of(int status) {
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return uv_translate_sys_error(errno);
+    close(fd);
+    return status;
+}
+
 static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) {
     tcp *s = r->data;
     s->resolving = 0;
     s->addresses = s->address = list;
     if (s->closing) finish(s);
-    else if (status) tell_down(s, uv_strerror(status));
+    else if (status) tell_down(s, uv_strerror(reason_of(status)));
     else try_address(s);
 }
 
