@@ -1,6 +1,7 @@
 """What faults act on: a private broker, a proxy in front of it, and mxrun processes that keep histories."""
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -50,6 +51,14 @@ def is_open(port):
     with socket.socket() as s:
         s.settimeout(1)
         return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def preload(mxrun):
+    """What puts nth.so, which lies beside mxrun, under it: the environment's setting."""
+    shim = os.path.join(os.path.dirname(os.path.abspath(mxrun)), "nth.so")
+    needs = subprocess.run(["ldd", mxrun], capture_output=True, text=True, check=True).stdout
+    asan = re.search(r"=> (\S*libasan\S*)", needs)              # has to be the first of all
+    return f"{asan.group(1)} {shim}" if asan else shim
 
 
 class Broker:
@@ -137,7 +146,7 @@ class Proxy:
 class Script:
     """A workload script under mxrun, and what it has remembered so far."""
 
-    def __init__(self, mxrun, url, script, name, folder, options=(), **settings):
+    def __init__(self, mxrun, url, script, name, folder, options=(), environment=None, **settings):
         self.name, self.history = name, os.path.join(folder, name + ".history")
         self.read, self.rest = 0, ""
         self.confirmed = self.delivered = 0.0           # when the last one was published that is confirmed; the last delivery
@@ -149,7 +158,8 @@ class Script:
         urls = [part for u in ([url] if isinstance(url, str) else url) for part in ("-u", u)]
         given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         self.process = subprocess.Popen([mxrun, *urls, *options, *given, os.path.join(HERE, script), name, self.history],
-                                        stdout=self.errors, stderr=self.errors, stdin=subprocess.DEVNULL)
+                                        stdout=self.errors, stderr=self.errors, stdin=subprocess.DEVNULL,
+                                        env=dict(os.environ, **(environment or {})))
         self.process.stopped = False
 
     def look(self):
@@ -184,6 +194,9 @@ class Script:
     def happened(self, event, since=0):
         """When the event was first seen from a time on; None: not yet."""
         return next((at for name, at, _ in self.look().events if name == event and at >= since), None)
+
+    def times(self, event):
+        return sum(name == event for name, _, _ in self.look().events)
 
     def stop(self, seconds=PATIENCE, number=signal.SIGTERM):
         """Its exit code."""
