@@ -29,8 +29,9 @@ SCALE ?= 0.05
 torture: setup-test all
 	MXRUN=$(BUILD)/mxrun MXRUN_SPEC_TABLES=1000000 $(BUILD)/mxrun test spec/lua/fieldtable_spec.lua
 	MXRUN=$(BUILD)/mxrun MXRUN_TIMES=100 $(BUILD)/mxrun test spec/cli/runaway_spec.lua
-	@cmake --build $(BUILD) --target nth
+	@cmake --build $(BUILD) --target nth tls_spec
 	spec/fault/nth $(BUILD)
+	MXRUN_TIMES=20 $(BUILD)/tls_spec
 	SCALE=$(SCALE) spec/fault/matrix --mxrun $(BUILD)/mxrun
 	@$(MAKE) -s fuzz
 

@@ -195,6 +195,12 @@ static void bytes_arrive_whole_whatever_room_there_is(void **state) {
         }
 }
 
+/* MXRUN_TIMES: how often what is random in a handshake is tried. */
+static size_t times(void) {
+    const char *text = getenv("MXRUN_TIMES");
+    return text ? (size_t)atoi(text) : 1;
+}
+
 static void each_refusal_has_its_reason(void **state) {
     (void)state;
     static const struct {
@@ -218,7 +224,8 @@ static void each_refusal_has_its_reason(void **state) {
         {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "does not know the CA of our client certificate", "self"},
         {"good", "ca", "localhost", NULL, TLS1_3_VERSION, 1, "our client certificate was revoked", "revoked"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t k = 0, i; k < times() * (sizeof cases / sizeof *cases); k++) {
+        i = k % (sizeof cases / sizeof *cases);
         server s = {0};
         server_start(&s, cases[i].cert, cases[i].newest, cases[i].wants_client);
         client *c = client_new(cases[i].wants_client ? 10 : 0, 1000); /* TLS 1.3 refuses after the handshake */
@@ -245,7 +252,8 @@ static void what_is_right_connects(void **state) {
         {"good", "crl", NULL, "localhost", TLS1_3_VERSION, 0},    {"good", NULL, "client", "localhost", TLS1_3_VERSION, 0},
         {"good", NULL, "client", "localhost", TLS1_2_VERSION, 0}, {"self", NULL, NULL, "localhost", TLS1_3_VERSION, 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t k = 0, i; k < times() * (sizeof cases / sizeof *cases); k++) {
+        i = k % (sizeof cases / sizeof *cases);
         server s = {0};
         server_start(&s, cases[i].cert, cases[i].newest, cases[i].client != NULL);
         client *c = client_new(100, 1000);
