@@ -47,6 +47,9 @@ bench-null bench-rabbit bench-latency: bench-%: all bench-programs
 	spec/bench/compare $* --build $(BUILD)
 bench-mem: all
 	spec/bench/mem $(BUILD)/mxrun
+# What a memory limit costs when a backlog is larger than it.
+bench-backlog: all
+	spec/bench/backlog $(BUILD)/mxrun
 bench-programs: $(BUILD)/build.ninja
 	@cmake --build $(BUILD) --target nullbroker peer
 
@@ -64,4 +67,4 @@ install: all
 clean:
 	rm -rf $(BUILD) build-asan build-fuzz
 
-.PHONY: all run test fuzz torture setup-fuzz setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-programs orders docs lint install clean
+.PHONY: all run test fuzz torture setup-fuzz setup-run setup-test bench-null bench-rabbit bench-latency bench-mem bench-backlog bench-programs orders docs lint install clean

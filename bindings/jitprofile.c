@@ -5,6 +5,7 @@
  * instruction waits. The hook raises again and again, through any pcall of the script, until mx/turn.lua runs: then the
  * runtime has control. */
 #include "jitprofile.h"
+#include "alloc.h"
 #include <lauxlib.h>
 #include <luajit.h>
 #include <signal.h>
@@ -12,15 +13,16 @@
 #include <sys/time.h>
 
 static lua_State *state;
+static volatile sig_atomic_t too_long, too_much; /* why it is interrupted */
 
 static void on_sample(void *data, lua_State *L, int samples, int vmstate) { (void)data, (void)L, (void)samples, (void)vmstate; }
 
 static void push_error(lua_State *L) {
     lua_getfield(L, LUA_REGISTRYINDEX, "mx.interrupted"); /* the error's metatable, put there by mx/turn.lua */
     lua_newtable(L);
-    lua_pushliteral(L, "interrupted");
+    lua_pushstring(L, too_long ? "interrupted" : "memory");
     lua_setfield(L, -2, "code");
-    lua_pushliteral(L, "ran past the turn limit without waiting");
+    lua_pushstring(L, too_long ? "ran past the turn limit without waiting" : "went beyond the memory limit");
     luaL_where(L, 0);
     lua_insert(L, -2);
     lua_concat(L, 2);
@@ -36,13 +38,30 @@ static void push_error(lua_State *L) {
 /* The chunks of mx/turn.lua: the file, and the loop over deliveries that it compiles. */
 static int is_turn(const char *source) { return !strcmp(source, "@mx/turn.lua") || !strcmp(source, "=mx/turn:serve"); }
 
+static void on_instruction(lua_State *L, lua_Debug *at);
+
+void mx_jitprofile_let_go(lua_State *L) {
+    too_long = too_much = 0;
+    lua_sethook(L, NULL, 0, 0);
+    mx_alloc_rearm();
+}
+
+/* What it went beyond the limit with may be garbage. */
+static int collected(lua_State *L) {
+    if (too_much != 1) return 0;
+    too_much = 2; /* once */
+    lua_gc(L, LUA_GCCOLLECT, 0);
+    return !mx_alloc_is_over();
+}
+
 static void on_instruction(lua_State *L, lua_Debug *at) {
     lua_getinfo(L, "S", at);
-    if (is_turn(at->source)) {
-        lua_sethook(L, NULL, 0, 0);
+    if (!too_long && !strncmp(at->source, "@mx/", 4) && !is_turn(at->source)) return; /* it sees to those who went beyond */
+    if (is_turn(at->source) || (!too_long && collected(L))) {
+        mx_jitprofile_let_go(L);
         return;
     }
-    if (!lua_checkstack(L, 8)) luaL_error(L, "interrupted: ran past the turn limit, and out of stack");
+    if (!lua_checkstack(L, 8)) luaL_error(L, "interrupted: ran past a limit, and out of stack");
     push_error(L);
     lua_error(L);
 }
@@ -54,7 +73,18 @@ void mx_jitprofile_start(lua_State *L) {
     setitimer(ITIMER_PROF, &never, NULL);
 }
 
-void mx_jitprofile_interrupt(void) {
+static void interrupt(void) {
     lua_sethook(state, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
     raise(SIGPROF);
+}
+
+void mx_jitprofile_interrupt(void) {
+    too_long = 1;
+    interrupt();
+}
+
+void mx_jitprofile_interrupt_for_memory(void) {
+    if (!state) return; /* no script runs yet */
+    too_much = 1;
+    interrupt();
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "alloc.h"
 #include "jitprofile.h"
 #include "worker/watchdog.h"
 
@@ -66,6 +67,7 @@ static void push_host(mx_script *s) {
     field(L, "log_level", o->log_level);
     numeric(L, "drain", o->drain);
     numeric(L, "turn_limit", o->turn_limit);
+    numeric(L, "memory_limit", o->memory_limit);
     lua_pushboolean(L, isatty(STDERR_FILENO));
     lua_setfield(L, -2, "terminal");
     strings(L, "urls", o->urls, o->url_count);
@@ -122,6 +124,7 @@ mx_script *mx_script_new(mx_runtime *r, const mx_options *o) {
         free(s);
         return NULL;
     }
+    mx_alloc_start(s->L);
     lua_pushcfunction(s->L, traceback);
     lua_pushcfunction(s->L, start);
     lua_pushlightuserdata(s->L, s);
@@ -141,21 +144,24 @@ int mx_script_turn(void *script) {
     lua_State *L = s->L;
     lua_pushcfunction(L, traceback);
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->turn);
+    mx_alloc_enter();
     mx_watchdog_enter();
     int failed = lua_pcall(L, 0, 0, 1);
     mx_watchdog_leave();
     if (failed) {
-        lua_sethook(L, NULL, 0, 0);
+        mx_jitprofile_let_go(L);
         report(s);
         s->runtime->turn.exit_code = 1;
         return 1;
     }
     lua_settop(L, 0);
+    mx_alloc_leave(L, &s->runtime->turn);
     return s->runtime->turn.stop != 0;
 }
 
 void mx_script_close(mx_script *s) {
     mx_watchdog_stop();
+    mx_alloc_stop(s->L);
     lua_close(s->L);
     free(s);
 }

@@ -160,6 +160,7 @@ void mx_inbox_cancel(mx_inbox *ib, uint32_t ticket);    /* basic.cancel; what wa
 void mx_inbox_close(mx_inbox *ib, uint32_t ticket);     /* flushes verdicts, requeues the rest, frees it */
 void mx_msg_keep(mx_msg *m, mx_msg *copy);              /* of an unsettled delivery; valid until mx_msg_drop(copy) */
 void mx_msg_drop(mx_msg *copy);
+double mx_inbox_bytes(const mx_inbox *ib);              /* of its deliveries that are not settled */
 
 /* ---- pools: links of one purpose ---------------------------------------------------------------------------- */
 
@@ -230,6 +231,30 @@ double mx_sock_find(const mx_sock *s, size_t from, const char *what, size_t n); 
 int mx_sock_send(mx_sock *s, const void *p, size_t n, uint32_t ticket);
 void mx_sock_close(mx_sock *s);                         /* posts who waits; what was not sent is dropped */
 
+/* ---- memory ------------------------------------------------------------------------------------------------- */
+
+typedef struct mx_memory {              /* bytes, but objects */
+    double lua, lua_peak, objects;      /* the VM's heap, the most it was, how many blocks */
+    double messages;                    /* deliveries that are not settled, and what lies in queues of mem:// */
+    double unconfirmed;                 /* what goes out, until it is confirmed */
+    double buffers;                     /* what sockets read into */
+    double deliveries, receipts;        /* room for both: prefetch and max_in_flight */
+    double broker, tls, pools;          /* pools: kept for the next message */
+    double other, free;                 /* in use by somebody else; kept by malloc */
+    double total, limit, rss;           /* total: in use; limit 0: none */
+} mx_memory;
+void mx_memory_read(mx_memory *m);
+double mx_memory_used(void);            /* what the limit is about: Lua's heap and everything above but other */
+double mx_memory_held(void);            /* the same without Lua's heap */
+void mx_memory_limit(double bytes);     /* a handler that goes beyond it ends with an error; 0: none */
+void mx_memory_refuse(int on);          /* from now on each publish fails with MX_EMEMORY */
+void mx_memory_shrink(void);            /* what the pools keep goes back to the system */
+typedef struct mx_memory_pool_stats {
+    const char *name;
+    double live, free, hits, misses;    /* blocks; how often one was there */
+} mx_memory_pool_stats;
+int mx_memory_pool(int i, mx_memory_pool_stats *to);    /* 0: there is none of that number, they count from 0 */
+
 /* ---- the process ------------------------------------------------------------------------------------------- */
 
 typedef struct mx_hist mx_hist;
@@ -249,7 +274,8 @@ typedef struct mx_turn {
     uint32_t signals;               /* how many SIGTERM and SIGINT came, and SIGHUP when the terminal went */
     uint32_t reloads;               /* how many other SIGHUP came */
     mx_waits *waits;
-    mx_hist *confirm, *lag;
+    mx_hist *confirm, *lag, *gc;    /* gc: the collector's steps between turns */
+    double gc_cycles, gc_seconds;   /* that these finished; took in all */
 } mx_turn;
 
 double mx_now(void);                                    /* monotonic, never cached */

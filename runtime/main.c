@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include "options.h"
 #include "script.h"
+#include "wire/stream.h"
 #include "worker/worker.h"
 
 int main(int argc, char **argv) {
@@ -12,6 +13,7 @@ int main(int argc, char **argv) {
         mx_options_fini(&options);
         return options.exit_code;
     }
+    mx_tls_count_memory();
     if (mx_worker_init(&worker)) {
         perror("mxrun: cannot start the event loop");
         return 1;

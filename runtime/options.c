@@ -24,6 +24,7 @@ static const char help[] =
     "      --log FORMAT    text or json (MXRUN_LOG)\n"
     "      --log-level L   debug, info, warn or error (MXRUN_LOG_LEVEL)\n"
     "      --turn-limit S  how long Lua may run without waiting, 5 s; 0: no limit (MXRUN_TURN_LIMIT)\n"
+    "      --memory-limit SIZE  what Lua and the messages may hold, such as 512MB; none (MXRUN_MEMORY_LIMIT)\n"
     "      --drain S       how long SIGTERM waits for handlers and confirms, 25 s (MXRUN_DRAIN)\n"
     "      --scripts DIR   read mxrun's own Lua from DIR while working on it\n"
     "  -h, --help          this text\n"
@@ -32,7 +33,7 @@ static const char help[] =
     "\n"
     "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
 
-enum { URL, EVAL, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, SCRIPTS, HELP, VERSION };
+enum { URL, EVAL, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, MEMORY_LIMIT, SCRIPTS, HELP, VERSION };
 static const struct {
     const char *name, *letter;
     int id, takes;
@@ -46,6 +47,7 @@ static const struct {
     {"--log-level", NULL, LEVEL, 1, "MXRUN_LOG_LEVEL"},
     {"--turn-limit", NULL, TURN_LIMIT, 1, "MXRUN_TURN_LIMIT"},
     {"--drain", NULL, DRAIN, 1, "MXRUN_DRAIN"},
+    {"--memory-limit", NULL, MEMORY_LIMIT, 1, "MXRUN_MEMORY_LIMIT"},
     {"--scripts", NULL, SCRIPTS, 1, NULL},
     {"--help", "-h", HELP, 0, NULL},
     {"--version", NULL, VERSION, 0, NULL},
@@ -114,6 +116,19 @@ static double seconds(mx_options *o, const char *name, const char *text) {
     return 0;
 }
 
+static double bytes(mx_options *o, const char *name, const char *text) {
+    static const char units[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end);
+    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    for (const char *u = units; unit && u <= unit; u++) value *= 1024;
+    end += unit ? 1 : 0;
+    if (*end == 'B' || *end == 'b') end++;
+    if (end == text || *end || !(value >= 0 && value < 1e15))
+        misuse(o, "%s: expected a size such as 512MB or 2GB, got '%s'", name, text);
+    return value;
+}
+
 static void one_of(mx_options *o, const char *name, const char *value, const char *choices) {
     char copy[64], *at = copy;
     snprintf(copy, sizeof copy, "%s", choices);
@@ -164,6 +179,7 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     case LEVEL: one_of(o, name, o->log_level = value, "debug info warn error"); break;
     case TURN_LIMIT: o->turn_limit = seconds(o, name, value); break;
     case DRAIN: o->drain = seconds(o, name, value); break;
+    case MEMORY_LIMIT: o->memory_limit = bytes(o, name, value); break;
     case SCRIPTS: o->scripts = value; break;
     case HELP:
         fputs(help, stdout);

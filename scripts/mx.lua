@@ -5,6 +5,7 @@ local turn, task, err, event = require "mx.turn", require "mx.task", require "mx
 local check, receipt = require "mx.check", require "mx.receipt"
 local conns, publish = require "mx.conn", require "mx.publish"
 local json, log, metrics = require "mx.json", require "mx.log", require "mx.metrics"
+local memory = require "mx.memory"
 
 local mx = { null = json.null, amqp = require("mx.amqp").values, config = {} }
 mx.json = { encode = json.encode, decode = json.decode, array = json.array, is_array = json.is_array }
@@ -89,7 +90,12 @@ mx.tcp = require("mx.tcp").tcp
 -- Metrics
 mx.counter, mx.gauge, mx.histogram = metrics.counter, metrics.gauge, metrics.histogram
 function mx.stats() return metrics.stats() end
-mx.pool = { stats = conns.stats }
+mx.memory = { limit = memory.limit, collect_at = memory.collect_at, watch = memory.watch, ladder = memory.ladder, stats = memory.stats }
+mx.pool = { stats = function()
+  local s = conns.stats()
+  s.objects = memory.pools()
+  return s
+end }
 
 -- Events
 mx.on = event.on

@@ -105,6 +105,7 @@ function Connection:stats() end
 ---@field connections { active: integer, idle: integer, total: integer, max: integer } active: with a channel in use; max: how many there may be
 ---@field channels { total: integer, borrowed: integer } how many the open connections may have, and how many are in use
 ---@field links mx.LinkStats[] each of them
+---@field objects? table<string, { live: integer, free: integer, hit: number }> of mx.pool.stats(): messages, chunks, deliveries; hit: the share that was there when asked for
 
 --- One connection of a pool.
 ---@class mx.LinkStats
@@ -889,7 +890,74 @@ function Histogram:p(percent) end
 ---@type mx.Log
 mx.log = {}
 
---- Figures of the process: publish, consume by queue, errors, loop, pool, tasks, uptime. Latencies are percentiles of all samples, in seconds.
+--- # Memory
+
+--- Who holds which bytes, and what is done as the limit comes near. Everything counts against it that Lua, messages, confirms, buffers and
+--- the broker behind `mem://` hold; a handler that goes beyond it ends with an error of code "memory", as one that fails.
+mx.memory = {}
+
+--- ```lua
+--- mx.memory.limit "512MB"
+--- mx.memory.watch(0.8, function(m) mx.log.warn("memory", { used = m.used, lua = m.lua }) end)
+--- ```
+---@param size? mx.bytes 0: none; what `--memory-limit` says stays
+---@return number bytes the limit there is now
+function mx.memory.limit(size) end
+
+---@param share number of the limit at which a full collection is made between messages (0.8)
+function mx.memory.collect_at(share) end
+
+--- Calls f once when the share of the limit is reached or when the function answers true, and again after that was over.
+---@param at number|fun(m: mx.MemoryStats): boolean?
+---@param f fun(m: mx.MemoryStats)
+---@return { cancel: fun() } watch
+function mx.memory.watch(at, f) end
+
+---@alias mx.MemoryStep
+---| "collect" a full collection
+---| "shrink_pools" what is kept for the next message goes back to the system
+---| "lower_prefetch" consumers subscribe again, with a quarter of their prefetch
+---| "pause_consumers" consumers take nothing
+---| "refuse_publish" each publish fails with code "memory"
+
+--- What is done at which share of the limit; each is logged, counted, and taken back 0.05 below it. The two about consumers leave those of
+--- `mem://` alone: what lies in its queues is memory of this process already.
+---
+--- ```lua
+--- mx.memory.ladder { [0.8] = "collect", [0.82] = "shrink_pools", [0.85] = "lower_prefetch", [0.9] = "pause_consumers",
+---                    [0.95] = "refuse_publish" }                    -- what there is without it
+--- ```
+---@param steps table<number, mx.MemoryStep>
+function mx.memory.ladder(steps) end
+
+--- In bytes, where nothing else is said.
+---@class mx.MemoryStats
+---@field lua number the heap of Lua
+---@field lua_peak number
+---@field objects integer blocks in it
+---@field messages number deliveries that are not settled, and what lies in queues of `mem://`
+---@field unacked number what deliveries that are not settled hold of it, or in the buffer they were read into
+---@field unconfirmed number what goes out, until it is confirmed
+---@field buffers number what sockets read into
+---@field deliveries number room for deliveries: prefetch
+---@field receipts number room for receipts: max_in_flight
+---@field broker number what queues of `mem://` are made of
+---@field tls number
+---@field pools number kept for the next message
+---@field other number in use by anything else
+---@field total number all in use
+---@field free number kept by malloc
+---@field rss number resident, of the process
+---@field limit number 0: none
+---@field used number share of the limit
+---@field coroutines integer tasks, and handlers that wait
+---@field gc { cycles: integer, pause_total: mx.seconds, pause_p50: mx.seconds, pause_p99: mx.seconds, pause_max: mx.seconds } the collector's steps between messages
+---@field ladder table<mx.MemoryStep, { at: number, active: boolean, count: integer }>
+
+---@return mx.MemoryStats
+function mx.memory.stats() end
+
+--- Figures of the process: publish, consume by queue, errors, memory, gc, loop, pool, tasks, uptime. Latencies are percentiles of all samples, in seconds.
 ---@return table
 function mx.stats() end
 

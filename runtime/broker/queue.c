@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/clock.h"
+#include "measure/account.h"
 #include "broker/death.h"
 
 enum { ROOM = 16 };
@@ -16,6 +17,7 @@ static inline mx_held *at(const mx_shelf *h, uint32_t i) { return &h->held[(h->h
 static void grow(mx_shelf *h) {
     uint32_t room = h->held ? 2 * (h->mask + 1) : ROOM;
     mx_held *bigger = mx_realloc(NULL, room * sizeof *bigger);
+    mx_hold(MX_OF_BROKER, (room - (h->held ? h->mask + 1 : 0)) * sizeof *bigger);
     for (uint32_t i = 0; i < h->count; i++) bigger[i] = *at(h, i);
     free(h->held);
     h->held = bigger;
@@ -365,7 +367,10 @@ void mx_queue_delete(mx_queue *q) {
     mx_store_unbind_queue(s, q);
     s->generation++;
     for (int i = 0; i < MX_ARGS; i++) free(q->arg[i].text);
-    for (uint32_t i = 0; i < q->shelves; i++) free(q->shelf[i].held);
+    for (uint32_t i = 0; i < q->shelves; i++) {
+        if (q->shelf[i].held) mx_let_go(MX_OF_BROKER, (q->shelf[i].mask + 1) * sizeof *q->shelf[i].held);
+        free(q->shelf[i].held);
+    }
     free(q->shelf);
     free(q);
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/clock.h"
+#include "measure/account.h"
 #include "message/props.h"
 
 enum { READ_ROOM = 256 * 1024, CLOSE_US = 2000000, LATE_US = 200000 };
@@ -166,7 +167,11 @@ static int can_make_room(const mx_amqp *a) {
 
 static int has_room(const mx_amqp *a) { return a->in_len < a->in_room || can_make_room(a); }
 
-static void resize(mx_amqp *a, size_t room) { a->in = mx_realloc(a->in, a->in_room = room); }
+static void resize(mx_amqp *a, size_t room) {
+    mx_let_go(MX_OF_BUFFERS, a->in_room);
+    mx_hold(MX_OF_BUFFERS, room);
+    a->in = mx_realloc(a->in, a->in_room = room);
+}
 
 static void make_room(mx_amqp *a) {
     for (mx_line *l = a->lines; l; l = l->next)
@@ -300,6 +305,7 @@ static void release(mx_amqp *a) {
         free(a->secrets[i]);
     }
     free(a->base.pub.error);
+    mx_let_go(MX_OF_BUFFERS, a->in_room);
     free(a->in);
     free(a);
 }

@@ -2,6 +2,7 @@
 #include "link/confirm.h"
 #include <stdlib.h>
 #include <string.h>
+#include "measure/account.h"
 #include "base/clock.h"
 #include "wire/sendq.h"
 
@@ -238,6 +239,8 @@ static void on_deadline(mx_timer *t, void *arg) {
 
 /* ---- the header's ---- */
 
+static size_t bytes_of(const mx_confirm *c) { return sizeof *c->ring + (c->mask + (size_t)1) * sizeof *c->ring->slot; }
+
 void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *waits, mx_timers *timers, mx_hist *latency) {
     uint32_t slots = 1;
     if (window < 1) window = 1;
@@ -249,6 +252,7 @@ void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *w
     c->pub.confirm = 1;
     c->timeout_us = timeout > 0 ? us_of(timeout) : 0;
     c->ring = mx_zalloc(sizeof *c->ring + slots * sizeof *c->ring->slot);
+    mx_hold(MX_OF_RECEIPTS, bytes_of(c));
     c->timer.fire = on_deadline;
     c->timer.arg = c;
 }
@@ -259,6 +263,7 @@ void mx_confirm_fini(mx_confirm *c) {
         c->ring->extra = x->next;
         free(x);
     }
+    if (c->ring) mx_let_go(MX_OF_RECEIPTS, bytes_of(c));
     free(c->ring);
     free(c->failure);
     free(c->resent);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "link/faults.h"
+#include "measure/account.h"
 #include "message/table.h"
 
 static char refusal[320];
@@ -123,5 +124,7 @@ MX_EXPORT void mx_pub_close(mx_pub *p, uint32_t ticket) { pub_ops(p)->pub_close(
 
 MX_EXPORT double mx_publish(mx_pub *p, const char *exchange, size_t exchange_size, const char *key, size_t key_size,
                             const void *body, size_t size, const mx_props *props, int flags, double timeout) {
+    if (mx_memory_is_refused())
+        return mx_refuse(MX_EMEMORY, "the memory limit is near, publishing is refused until there is room");
     return pub_ops(p)->publish(p, span(exchange, exchange_size), span(key, key_size), span(body, size), props, flags, timeout);
 }

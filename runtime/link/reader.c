@@ -4,6 +4,7 @@
 #include "broker/answer.h"
 #include "broker/death.h"
 #include "link/embedded.h"
+#include "measure/account.h"
 #include "message/props.h"
 
 enum { SLICE_MAX = 1024, HEADERS_MAX = 131072 };
@@ -23,6 +24,7 @@ static reader *new_reader(embedded *e, const mx_consume *o) {
     mx_inbox_init(&r->base.inbox, ring_of(o->prefetch));
     r->base.link = &e->base;
     r->held = mx_zalloc((r->base.inbox.mask + 1) * sizeof *r->held);
+    mx_hold(MX_OF_BROKER, (r->base.inbox.mask + 1) * sizeof *r->held);
     r->prefetch = o->prefetch && o->prefetch <= r->base.inbox.mask ? o->prefetch : r->base.inbox.mask + 1;
     r->slice = o->prefetch ? o->prefetch : SLICE_MAX;
     if (r->slice > SLICE_MAX) r->slice = SLICE_MAX;
@@ -227,6 +229,7 @@ void mx_reader_close(mx_inbox *ib, uint32_t ticket) {
     *at = r->next;
     mx_link_give_channel(&e->base);
     ib->tail = ib->head = ib->settled; /* all is given back: nothing is left to drop */
+    mx_let_go(MX_OF_BROKER, (ib->mask + 1) * sizeof *r->held);
     mx_inbox_fini(ib);
     free(r->held);
     free(r);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
+#include "measure/account.h"
 #include "link/link.h"
 
 enum { ROOM_FIRST = 4096, AHEAD = 64 * 1024, LINGER_US = 2000000 }; /* AHEAD: how much is read that nobody asked for yet */
@@ -44,6 +45,7 @@ static void destroy(mx_socket *s) {
     mx_timer_stop(&s->runtime->timers, &s->linger);
     while (*at != s) at = &(*at)->next;
     *at = s->next;
+    mx_let_go(MX_OF_BUFFERS, s->room);
     free(s->in);
     free(s->out);
     free(s->pub.error);
@@ -63,6 +65,7 @@ static void grow(mx_socket *s) {
     move_to(s, bigger);
     free(s->in);
     s->in = bigger;
+    mx_hold(MX_OF_BUFFERS, room - s->room);
     s->room = room;
 }
 
@@ -115,6 +118,7 @@ MX_EXPORT void mx_sock_take(mx_sock *pub, size_t n) {
         if (s->room > AHEAD) {
             free(s->in);
             s->in = NULL;
+            mx_let_go(MX_OF_BUFFERS, s->room);
             s->room = 0;
         }
         pub->data = s->in;

@@ -1,6 +1,7 @@
 /* inbox.c - a ring of deliveries; settles its front in one pass, a run of acks as one. */
 #include "message/inbox.h"
 #include <stdlib.h>
+#include "measure/account.h"
 
 enum { ROOM_DEFAULT = 4096, ROOM_MAX = 1 << 20 };
 
@@ -16,10 +17,12 @@ void mx_inbox_init(mx_inbox *ib, uint32_t room) {
     if (!room) room = ROOM_DEFAULT;
     room = power_of_two(room < ROOM_MAX ? room : ROOM_MAX);
     *ib = (mx_inbox){.mask = room - 1, .slot = mx_zalloc(room * sizeof *ib->slot)};
+    mx_hold(MX_OF_DELIVERIES, room * sizeof *ib->slot);
 }
 
 void mx_inbox_fini(mx_inbox *ib) {
     for (uint32_t i = ib->settled; ib->slot && i != ib->tail; i++) drop(mx_inbox_at(ib, i));
+    if (ib->slot) mx_let_go(MX_OF_DELIVERIES, (ib->mask + (size_t)1) * sizeof *ib->slot);
     free(ib->slot);
     *ib = (mx_inbox){.state = MX_CLOSED};
 }
@@ -66,6 +69,15 @@ MX_EXPORT void mx_msg_keep(mx_msg *m, mx_msg *copy) {
 }
 
 MX_EXPORT void mx_msg_drop(mx_msg *copy) { drop(copy); }
+
+MX_EXPORT double mx_inbox_bytes(const mx_inbox *ib) {
+    double sum = 0;
+    for (uint32_t i = ib->settled; i != ib->tail; i++) {
+        const mx_msg *m = mx_inbox_at(ib, i);
+        if (!m->verdict) sum += (double)(m->size + m->props_size);
+    }
+    return sum;
+}
 
 static void send(mx_inbox *ib, const mx_msg *m, const mx_settle *to, void *arg) {
     if (m->verdict == MX_ACK) {

@@ -2,6 +2,7 @@
 #include "message/message.h"
 #include <stdlib.h>
 #include <string.h>
+#include "measure/account.h"
 
 enum { SMALLEST = 128, CLASSES = 6, LARGE = CLASSES }; /* blocks of 128, 256 ... 4096 bytes, header included */
 #ifdef __SANITIZE_ADDRESS__
@@ -12,7 +13,11 @@ enum { CACHE_BYTES = 2 << 20 };
 #define HEADER offsetof(mx_message, bytes)
 
 static mx_message *cache[CLASSES];
-static size_t cached, live;
+static size_t cached; /* bytes */
+
+static void shrink(void);
+static mx_freelist list = {.name = "messages", .shrink = shrink};
+static __attribute__((constructor)) void join(void) { mx_freelist_join(&list); }
 
 static size_t meta(const mx_message *m) { return (size_t)m->exchange_size + m->key_size + m->props_size; }
 
@@ -29,24 +34,44 @@ static size_t block_size(const mx_message *m) {
 /* A block of at least the size asked for; says in *size how large it became. */
 static mx_message *take(size_t *size, unsigned cls) {
     if (cls != LARGE) *size = (size_t)SMALLEST << cls;
-    live += *size;
+    mx_hold(MX_OF_MESSAGES, *size);
+    list.live++;
     mx_message *m = cls == LARGE ? NULL : cache[cls];
-    if (!m) return mx_realloc(NULL, *size);
+    if (!m) {
+        list.misses++;
+        return mx_realloc(NULL, *size);
+    }
     cache[cls] = m->next;
     cached -= *size;
+    mx_let_go(MX_OF_POOLS, *size);
+    list.kept--;
+    list.hits++;
     return m;
 }
 
 static void give(mx_message *m) {
     size_t size = block_size(m);
-    live -= size;
+    mx_let_go(MX_OF_MESSAGES, size);
+    list.live--;
     if (m->cls == LARGE || cached + size > CACHE_BYTES) {
         free(m);
         return;
     }
     cached += size;
+    mx_hold(MX_OF_POOLS, size);
+    list.kept++;
     m->next = cache[m->cls];
     cache[m->cls] = m;
+}
+
+static void shrink(void) {
+    for (int i = 0; i < CLASSES; i++)
+        for (mx_message *m; (m = cache[i]); free(m)) {
+            cache[i] = m->next;
+            mx_let_go(MX_OF_POOLS, (size_t)SMALLEST << i);
+            list.kept--;
+        }
+    cached = 0;
 }
 
 static uint8_t *put(uint8_t *to, mx_span s) {
@@ -75,7 +100,7 @@ mx_message *mx_message_new(mx_span exchange, mx_span key, mx_span props, size_t 
 static mx_message *grow(mx_message *m, size_t room) {
     size_t fixed = HEADER + meta(m), size = fixed + room;
     if (m->cls == LARGE) {
-        live += room - m->room;
+        mx_hold(MX_OF_MESSAGES, room - m->room);
         m = mx_realloc(m, size);
         m->room = room;
         return m;
@@ -103,4 +128,4 @@ void mx_message_unref(mx_message *m) {
     if (m && --m->refs == 0) give(m);
 }
 
-size_t mx_message_bytes(void) { return live; }
+size_t mx_message_bytes(void) { return mx_held_by[MX_OF_MESSAGES]; }

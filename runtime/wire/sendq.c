@@ -2,39 +2,57 @@
 #include "wire/sendq.h"
 #include <stdlib.h>
 #include <string.h>
+#include "measure/account.h"
 
 enum { SPARE_MAX = 32, SECRET_MAX = 8192, CHUNK_ROOM = MX_CHUNK - sizeof(mx_chunk) };
 
 static mx_chunk *spare; /* of CHUNK_ROOM */
-static int spares;
-static size_t in_use;
 
-size_t mx_sendq_room(void) { return in_use; }
+static void shrink(void);
+static mx_freelist list = {.name = "chunks", .shrink = shrink};
+static __attribute__((constructor)) void join(void) { mx_freelist_join(&list); }
+
+static void shrink(void) {
+    for (mx_chunk *c; (c = spare); free(c)) {
+        spare = c->next;
+        mx_let_go(MX_OF_POOLS, MX_CHUNK);
+    }
+    list.kept = 0;
+}
+
+size_t mx_sendq_room(void) { return mx_held_by[MX_OF_OUTPUT]; }
+
+static size_t size_of(size_t room) { return (sizeof(mx_chunk) + room + MX_CHUNK - 1) / MX_CHUNK * MX_CHUNK; }
 
 static mx_chunk *new_chunk(size_t n) {
     size_t room = n > CHUNK_ROOM ? n : CHUNK_ROOM;
     mx_chunk *c = spare;
     if (room == CHUNK_ROOM && c) {
         spare = c->next;
-        spares--;
+        list.kept--;
+        list.hits++;
+        mx_let_go(MX_OF_POOLS, MX_CHUNK);
     } else {
-        size_t size = (sizeof *c + room + MX_CHUNK - 1) / MX_CHUNK * MX_CHUNK;
-        c = mx_aligned(MX_CHUNK, size);
+        list.misses++;
+        c = mx_aligned(MX_CHUNK, size_of(room));
     }
     *c = (mx_chunk){.room = room, .queued = 1};
-    in_use += room;
+    list.live++;
+    mx_hold(MX_OF_OUTPUT, size_of(room));
     return c;
 }
 
 void mx_chunk_free(mx_chunk *c) {
-    in_use -= c->room;
-    if (c->room != CHUNK_ROOM || spares == SPARE_MAX) {
+    mx_let_go(MX_OF_OUTPUT, size_of(c->room));
+    list.live--;
+    if (c->room != CHUNK_ROOM || list.kept == SPARE_MAX) {
         free(c);
         return;
     }
     c->next = spare;
     spare = c;
-    spares++;
+    list.kept++;
+    mx_hold(MX_OF_POOLS, MX_CHUNK);
 }
 
 static void take_first(mx_sendq *o) {

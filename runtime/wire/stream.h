@@ -45,6 +45,9 @@ enum { MX_TLS_WHY = 512 };
 mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,
                        char why[MX_TLS_WHY], const mx_stream_events *e, void *arg);
 
+/* What OpenSSL holds is counted from now on; to be called before anything else of it. */
+void mx_tls_count_memory(void);
+
 /* How many of the n bytes left at once. The others leave later and stay where they are until drained tells of them, or until
  * mx_stream_close; meanwhile, and before up and after down, nothing more is taken: 0. */
 static inline size_t mx_stream_write(mx_stream *s, const uint8_t *p, size_t n) { return s->kind->write(s, p, n); }

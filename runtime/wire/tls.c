@@ -4,10 +4,13 @@
  *
  * The broker's certificate and name are verified; each refusal says what is wrong and what to do. */
 #include <arpa/inet.h>
+#include <malloc.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "measure/account.h"
 #include "wire/tlsfiles.h"
 
 enum { CIPHER_ROOM = 32 * 1024 };
@@ -284,3 +287,35 @@ mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int 
     s->tcp = mx_tcp_open(loop, host, port, timeout_ms, &tcp_events, s);
     return &s->base;
 }
+
+/* ---- what OpenSSL holds ---- */
+
+static void *count(void *p) {
+    if (p) mx_hold(MX_OF_TLS, malloc_usable_size(p));
+    return p;
+}
+
+static void uncount(void *p) {
+    if (p) mx_let_go(MX_OF_TLS, malloc_usable_size(p));
+}
+
+static void *allocate(size_t n, const char *file, int line) {
+    (void)file, (void)line;
+    return count(malloc(n));
+}
+
+static void *resize(void *p, size_t n, const char *file, int line) {
+    (void)file, (void)line;
+    uncount(p);
+    void *q = realloc(p, n);
+    if (!q && n) count(p);
+    return count(q);
+}
+
+static void release(void *p, const char *file, int line) {
+    (void)file, (void)line;
+    uncount(p);
+    free(p);
+}
+
+void mx_tls_count_memory(void) { CRYPTO_set_mem_functions(allocate, resize, release); }

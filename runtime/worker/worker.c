@@ -134,6 +134,7 @@ int mx_worker_init(mx_worker *w) {
     r->turn.waits = &r->waits.pub;
     r->turn.confirm = mx_hist_new();
     r->turn.lag = mx_hist_new();
+    r->turn.gc = mx_hist_new();
     w->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (w->alarm_fd < 0) return MX_EINTERNAL;
     w->alarm_us = UINT64_MAX;
@@ -189,6 +190,7 @@ void mx_worker_fini(mx_worker *w) {
     mx_timers_fini(&w->runtime.timers);
     mx_hist_free(w->runtime.turn.confirm);
     mx_hist_free(w->runtime.turn.lag);
+    mx_hist_free(w->runtime.turn.gc);
 }
 
 MX_EXPORT mx_turn *mx_runtime_turn(mx_runtime *r) { return &r->turn; }

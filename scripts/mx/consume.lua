@@ -330,6 +330,7 @@ function Consumer:stop(timeout)
   local due = timeout and C.mx_now() + check.seconds(timeout)
   turn.here()
   self.unwanted = true
+  M.release(self)
   if not sub then return true end
   stop(sub)
   if sub.starting then return true end                  -- it ends as soon as the broker has answered
@@ -349,6 +350,7 @@ function Consumer:pause() return self:stop() end
 -- Subscribes again; waits for a stop that is under way. true | nil, err
 function Consumer:resume()
   self.unwanted = false
+  if self.held then return true end                     -- it goes on when there is memory for it
   while self.sub do
     local sub = self.sub
     if not sub.stopping and not sub.starting then return true end
@@ -376,11 +378,56 @@ local function look(sub)
   sub.refused = ib.refused
 end
 
+-- Holding: taking nothing for a while, though the script did not say so ----------------------------------------------
+
+-- Nothing is taken until release; what is under way goes on.
+function M.hold(c)
+  if c.held or c.unwanted then return end
+  c.held, c.live = true, c.live + 1                      -- it stays in M.open meanwhile
+  topology.use(c.conn, c.queue)
+  if c.sub then stop(c.sub) end
+end
+
+function M.release(c)
+  if not c.held then return end
+  c.held = false
+  turn.start(function()
+    if not c.unwanted and not c.conn.closing and not task.stopping then c:resume() end
+  end, function(ok, e)
+    if not ok and not task.stopping then log.error("consuming again failed", { queue = c.queue, error = task.text_of(e) }) end
+    c.live = c.live - 1
+    if c.live == 0 then remove(M.open, c) end
+    topology.leave(c.conn, c.queue)
+  end)
+end
+
+-- Subscribes again with another prefetch: that of a subscription never changes.
+local function prefetch(c, n)
+  if c.prefetch == n then return end
+  c.prefetch = n
+  if c.held or c.unwanted then return end
+  M.hold(c)
+  M.release(c)
+end
+
+function M.lower(c, factor)
+  if c.lowered or c.prefetch == 0 then return end
+  c.lowered = c.prefetch
+  prefetch(c, math.max(1, math.floor(c.prefetch / factor)))
+end
+
+function M.raise(c)
+  if not c.lowered then return end
+  local n = c.lowered
+  c.lowered = nil
+  prefetch(c, n)
+end
+
 -- Until the consumer has a subscription again, or nobody wants one any more.
 local function recover(c, ended)
   local r = c.conn.reconnect
   local delay, said = r.base, false
-  while not c.sub and not c.unwanted and not c.conn.closing and not task.stopping do
+  while not c.sub and not c.unwanted and not c.held and not c.conn.closing and not task.stopping do
     if ended then task.sleep(wait.jittered(delay, r.jitter, 0.5)) end
     if ended and not c.conn.deleted[c.queue] then topology.redeclare_queue(c.conn, c.queue) end
     if c.sub or c.unwanted or task.stopping then return end

@@ -111,7 +111,7 @@ return function(host)
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
   local keep = require "mx.keep"
-  local event, tls = require "mx.event", require "mx.tls"
+  local event, tls, memory = require "mx.event", require "mx.tls", require "mx.memory"
   consume.setup()
   local mx = require "mx"
   text_only()
@@ -191,6 +191,7 @@ return function(host)
     end
     conns.look()
     consume.look()
+    memory.look()
   end
 
   -- Nothing left to wait for?
@@ -214,6 +215,12 @@ return function(host)
 
   arg = { [0] = host.file or "(command line)" }
   for i, a in ipairs(host.args) do arg[i] = a end
+  local fits, too_little = memory.fix(host.memory_limit)
+  if not fits then
+    io.stderr:write("mxrun: --memory-limit: ", too_little, "\n")
+    quit(2)
+    return turn.turn
+  end
   if host.command then
     keep.impatient = host.command ~= "test"
     turn.start(require(COMMANDS[host.command]).run, function(ok, e)

@@ -3,6 +3,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, check = require "mx.turn", require "mx.check"
 local consume, publish, conns = require "mx.consume", require "mx.publish", require "mx.conn"
+local memory = require "mx.memory"
 
 local M = { all = {}, dropped = 0 }
 local MAX_SERIES = 1000
@@ -138,7 +139,7 @@ local function consumers()
 end
 
 function M.stats()
-  local now = C.mx_now()
+  local now, held = C.mx_now(), memory.stats()
   local published, failed, pending = publish.totals()
   local queues = consumers()
   for name, q in pairs(queues) do
@@ -154,7 +155,7 @@ function M.stats()
     consume = queues,
     errors = { count = failed, rate = rate(last, "errors", failed, now) },
     loop = { lag_p99 = C.mx_hist_percentile(turn.t.lag, 99) },
-    pool = conns.stats(), tasks = turn.tasks, uptime = now - started,
+    memory = held, gc = held.gc, pool = conns.stats(), tasks = turn.tasks, uptime = now - started,
   }
 end
 

@@ -1,0 +1,76 @@
+/* alloc.c - counts what Lua holds, around the VM's own allocator.
+ *
+ * A request is never refused: compiled code does not survive that on this LuaJIT. Who goes beyond the limit is stopped at the
+ * next instruction instead, as one who runs too long is; a collection comes first, for much of what is there may be garbage. */
+#include "alloc.h"
+#include "base/clock.h"
+#include "jitprofile.h"
+#include "measure/account.h"
+#include "measure/hist.h"
+
+enum { DRIVE_US = 500, FIRST = 4 << 20 };
+
+static struct {
+    lua_Alloc f;
+    void *arg;
+    int tripped;           /* until the next turn */
+    int collecting, whole; /* whole: somebody was stopped, and what he held is garbage now */
+    size_t start;          /* the collector is driven once Lua holds so much */
+} own = {.start = FIRST};
+
+static void *count(void *arg, void *p, size_t before, size_t after) {
+    (void)arg;
+    mx_heap *h = &mx_heap_of_lua;
+    h->live += after - before;
+    if (after > before) {
+        if (!before) h->blocks++;
+        if (h->live > h->peak) h->peak = h->live;
+        if (h->live > h->allow && !own.tripped) {
+            own.tripped = 1;
+            mx_jitprofile_interrupt_for_memory();
+        }
+    } else if (!after && before) {
+        h->blocks--;
+    }
+    return own.f(own.arg, p, before, after);
+}
+
+void mx_alloc_start(lua_State *L) {
+    mx_heap_of_lua.live = mx_heap_of_lua.peak = (size_t)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB, 0);
+    own.f = lua_getallocf(L, &own.arg);
+    lua_setallocf(L, count, NULL);
+}
+
+void mx_alloc_stop(lua_State *L) { lua_setallocf(L, own.f, own.arg); }
+
+int mx_alloc_is_over(void) { return mx_heap_of_lua.live > mx_heap_of_lua.allow - mx_heap_of_lua.allow / 16; }
+
+void mx_alloc_rearm(void) {
+    own.whole |= own.tripped;
+    own.tripped = 0;
+}
+
+void mx_alloc_enter(void) {
+    own.tripped = 0;
+    mx_memory_allow();
+}
+
+/* LuaJIT begins to collect when the heap is twice what the last cycle left; between messages there is time for it before that. */
+void mx_alloc_leave(lua_State *L, mx_turn *t) {
+    if (mx_heap_of_lua.live < own.start && !own.collecting && !own.whole) return;
+    uint64_t from = mx_clock_us(), now = from;
+    int done;
+    own.collecting = 1;
+    do {
+        done = own.whole ? lua_gc(L, LUA_GCCOLLECT, 0) + 1 : lua_gc(L, LUA_GCSTEP, 0);
+        now = mx_clock_us();
+    } while (!done && now - from < DRIVE_US);
+    own.whole = 0;
+    mx_hist_add(t->gc, now - from, 1);
+    t->gc_seconds += (double)(now - from) / 1e6;
+    if (!done) return;
+    own.collecting = 0;
+    own.start = mx_heap_of_lua.live + mx_heap_of_lua.live / 2;
+    if (own.start < FIRST) own.start = FIRST;
+    t->gc_cycles++;
+}
