@@ -279,6 +279,8 @@ typedef struct mx_turn {
 } mx_turn;
 
 double mx_now(void);                                    /* monotonic, never cached */
+void mx_log_write(const char *line, size_t n);          /* to stderr, without ever waiting for whoever reads that */
+double mx_log_dropped(void);                            /* lines that it did not take */
 uint64_t mx_random(void);                               /* of the kernel; nobody can guess it */
 mx_turn *mx_runtime_turn(mx_runtime *r);
 

@@ -1,13 +1,24 @@
 /* main.c - plugs the script's turn into the worker; the only file that knows both. */
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 #include "options.h"
 #include "script.h"
 #include "wire/stream.h"
 #include "worker/worker.h"
 
+/* Else the first files that are opened would be taken for them. */
+static void open_standard_streams(void) {
+    int fd;
+    do fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv) {
     mx_options options;
     mx_worker worker;
+    open_standard_streams();
     mx_options_parse(&options, argc, argv);
     if (options.exit_now) {
         mx_options_fini(&options);

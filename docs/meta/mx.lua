@@ -886,7 +886,9 @@ function Histogram:p(percent) end
 ---@field warn fun(text: string|mx.Error, fields?: table)
 ---@field error fun(text: string|mx.Error, fields?: table)
 
---- `mx.log.info("order done", { id = 7 })`: logfmt, or JSON with `--log json`, on stderr.
+--- `mx.log.info("order done", { id = 7 })`: logfmt, or JSON with `--log json`, on stderr. In a handler queue, key, tag and, from the second on,
+--- attempt are added. At most 1,000 lines of the same text are written a second, then it says how many were left out. Nothing ever waits
+--- for stderr: beyond 256 KiB that nobody reads, lines are dropped and counted.
 ---@type mx.Log
 mx.log = {}
 

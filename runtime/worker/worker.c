@@ -8,7 +8,9 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 #include "base/clock.h"
+#include "base/log.h"
 
+enum { LOG_US = 50000 };  /* how often a reader of stderr that was slow is tried again */
 enum { DRAIN_US = 5000 }; /* a drain pauses after this, so that I/O and heartbeats go on */
 
 static void on_idle(uv_idle_t *h) { (void)h; }
@@ -81,8 +83,11 @@ static void on_check(uv_check_t *h) {
     keep_awake(w, more);
 }
 
+static void on_log(mx_timer *t, void *arg) { (void)t, (void)arg; }
+
 static void on_prepare(uv_prepare_t *h) {
     mx_worker *w = h->data;
+    if (mx_log_flush() && !w->log.place) mx_timer_set(&w->runtime.timers, &w->log, mx_clock_us() + LOG_US);
     uint64_t due = mx_timers_next(&w->runtime.timers), ahead = mx_clock_ahead_us();
     if (ahead && due != UINT64_MAX) due = due > ahead ? due - ahead : 1;
     if (due == w->alarm_us) return;
@@ -132,6 +137,7 @@ int mx_worker_init(mx_worker *w) {
     r->wake = on_wake;
     mx_waits_init(&r->waits, &r->timers);
     r->turn.waits = &r->waits.pub;
+    w->log.fire = on_log;
     r->turn.confirm = mx_hist_new();
     r->turn.lag = mx_hist_new();
     r->turn.gc = mx_hist_new();
@@ -186,6 +192,8 @@ void mx_worker_fini(mx_worker *w) {
     uv_run(&w->loop, UV_RUN_DEFAULT);
     uv_loop_close(&w->loop);
     close(w->alarm_fd);
+    mx_log_end(1000);
+    mx_timer_stop(&w->runtime.timers, &w->log);
     mx_waits_fini(&w->runtime.waits);
     mx_timers_fini(&w->runtime.timers);
     mx_hist_free(w->runtime.turn.confirm);

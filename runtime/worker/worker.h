@@ -13,6 +13,7 @@ typedef struct mx_worker {
     uv_idle_t idle;       /* runs while there is more to do at once */
     uv_poll_t alarm;      /* a timerfd, since a uv_timer counts whole milliseconds */
     uv_signal_t term, interrupt, hangup;
+    mx_timer log; /* lines of it are left */
     int alarm_fd;
     int terminal;           /* it began on one, and ends with it */
     uint64_t alarm_us;      /* what it is set to */

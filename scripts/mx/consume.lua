@@ -14,6 +14,16 @@ local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 local M = { open = {}, hists = setmetatable({}, { __mode = "v" }) }
 M.setup = msg.setup
 
+-- What a line of the log from a handler is about.
+function log.context()
+  local d = turn.current
+  local sub = d and d.seq and d.consumer
+  local m = sub and settle.unsettled(sub, d.seq)
+  if not m then return nil end
+  local attempt = msg.Ref(m, d.seq, sub.number).attempt
+  return { queue = sub.queue, key = ffi.string(m.key, m.key_size), tag = tonumber(m.tag), attempt = attempt > 1 and attempt or nil }
+end
+
 -- Handlers and their time limit -------------------------------------------------------------------------------------
 
 -- The time limit of a handler that waits, counted from its first wait.

@@ -10,10 +10,12 @@ typedef struct { int64_t sec; int64_t nsec; } mx_log_time;
 int mx_log_clock(int clock, mx_log_time *t) __asm__("clock_gettime");
 ]]
 
-local M = { dropped = 0 }
+local C = ffi.C
+local M = { dropped = 0 }                 -- lines that could not be made
 local LEVELS = { debug = 1, info = 2, warn = 3, error = 4 }
 local LONGEST = 8192
 local FEWEST = 64              -- to how many bytes the values of a line that is too long are cut at least
+local MOST = 1000              -- lines of one text a second
 local as_json, threshold = false, LEVELS.info
 local now = ffi.new "mx_log_time"
 
@@ -92,15 +94,18 @@ local function logfmt_value(v, limit)
   return '"' .. visible((text:gsub('[\\"]', "\\%0"))) .. '"'
 end
 
--- Names, in order, and values of the fields.
-local function prepared(fields)
-  if fields == nil then return {}, {} end
+-- Names, in order, and values of the fields; those of the context where the fields do not say otherwise.
+local function prepared(fields, context)
+  if fields == nil then fields = {} end
   if type(fields) ~= "table" or err.is(fields) then fields = { fields = fields } end
   local names, values = {}, {}
   for k, v in next, fields do
     local name = cut(M.redact(tostring(k)), 128)
     if values[name] == nil then names[#names + 1] = name end
     values[name] = (name == "password" or name == "secret") and "***" or plain(v, 0)
+  end
+  for name, v in next, context or {} do
+    if values[name] == nil then names[#names + 1], values[name] = name, plain(v, 0) end
   end
   table.sort(names)
   return names, values
@@ -132,8 +137,8 @@ local function logfmt_line(time, level, text, names, values)
   return line .. "\n"
 end
 
-local function line_of(level, text, fields)
-  local names, values = prepared(fields)
+local function line_of(level, text, fields, context)
+  local names, values = prepared(fields, context)
   local time = time_text()
   text = M.redact(err.tostring(text))
   if not as_json then return logfmt_line(time, level, text, names, values) end
@@ -145,15 +150,37 @@ local function line_of(level, text, fields)
   end
 end
 
--- Where lines go; a spec may put its own function here. A falsy result with a reason counts as dropped.
-function M.write(line)
-  return io.stderr:write(line)
+-- Where lines go; a spec may put its own function here.
+function M.write(line) C.mx_log_write(line, #line) end
+
+local window, counts = 0, {}            -- when the second began; lines of it by text
+
+-- Says how many lines of each text the last second had too many.
+local function sum_up()
+  local before = counts
+  counts = {}
+  for text, n in next, before do
+    if n > MOST then M.write(line_of("warn", "more lines of the same text were left out", { text = text, count = n - MOST })) end
+  end
 end
 
+local function is_too_many(text)
+  local at = C.mx_now()
+  if at - window >= 1 then
+    window = at
+    sum_up()
+  end
+  local key = type(text) == "string" and text or "(no text)"
+  counts[key] = (counts[key] or 0) + 1
+  return counts[key] > MOST
+end
+
+-- What the handler that logs is about, as fields; another module knows (consume.lua).
+function M.context() end
+
 local function emit(level, text, fields)
-  local line = line_of(level, text, fields)
-  local written, why = M.write(line)
-  if not written and why then error(why, 0) end
+  if is_too_many(text) then return end
+  M.write(line_of(level, text, fields, M.context()))
 end
 
 local function logger(level)
