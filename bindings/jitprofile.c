@@ -54,10 +54,20 @@ static int collected(lua_State *L) {
     return !mx_alloc_is_over();
 }
 
-static void on_instruction(lua_State *L, lua_Debug *at) {
+/* Whose code runs: what is of C or built in works for whoever called it. */
+static const char *source_of(lua_State *L, lua_Debug *at) {
     lua_getinfo(L, "S", at);
-    if (!too_long && !strncmp(at->source, "@mx/", 4) && !is_turn(at->source)) return; /* it sees to those who went beyond */
-    if (is_turn(at->source) || (!too_long && collected(L))) {
+    for (int level = 1; (!strcmp(at->source, "=[C]") || !strncmp(at->short_src, "[builtin:", 9)) && lua_getstack(L, level, at);
+         level++)
+        lua_getinfo(L, "S", at);
+    return at->source;
+}
+
+static void on_instruction(lua_State *L, lua_Debug *activation) {
+    lua_Debug at = *activation;
+    const char *source = source_of(L, &at);
+    if (!too_long && !is_turn(source) && !strncmp(source, "@mx/", 4)) return; /* it sees to those who went beyond */
+    if (is_turn(source) || (!too_long && collected(L))) {
         mx_jitprofile_let_go(L);
         return;
     }
