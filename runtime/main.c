@@ -38,7 +38,11 @@ int main(int argc, char **argv) {
         code = worker.runtime.turn.exit_code;
         mx_script_close(script);
     }
-    mx_worker_fini(&worker);
+    int busy = mx_worker_fini(&worker);
     mx_options_fini(&options);
+    if (busy) {
+        fflush(NULL);
+        _exit(code);
+    }
     return code;
 }

@@ -28,8 +28,8 @@ typedef struct mx_stream_events {
 } mx_stream_events;
 extern const char mx_stream_end[]; /* the why of down, by its address, when the peer closed in order */
 
-/* host and port are copied; host "unix:/path" is a local socket and has no port. An address that does not answer is given up
- * after 3 s. timeout_ms: of unacknowledged bytes (TCP_USER_TIMEOUT). No child of the process inherits the socket. */
+/* host and port as in mx_dial_start. timeout_ms: of unacknowledged bytes (TCP_USER_TIMEOUT). No child of the process inherits the
+ * socket. */
 mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e, void *arg);
 
 /* What TLS asks for. Paths of PEM files; empty: ca the system's store, the rest not used. Borrowed until the call returns. */

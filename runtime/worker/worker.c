@@ -179,7 +179,7 @@ static void on_walk(uv_handle_t *h, void *arg) {
     if (!uv_is_closing(h)) uv_close(h, NULL);
 }
 
-void mx_worker_fini(mx_worker *w) {
+int mx_worker_fini(mx_worker *w) {
     w->turn = nothing;
     w->leaving = 0;
     for (mx_link_base *l = w->runtime.links, *next; l; l = next) {
@@ -189,8 +189,8 @@ void mx_worker_fini(mx_worker *w) {
     mx_sockets_close(&w->runtime);
     while (w->runtime.links || w->runtime.sockets) uv_run(&w->loop, UV_RUN_ONCE);
     uv_walk(&w->loop, on_walk, NULL);
-    uv_run(&w->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&w->loop);
+    uv_run(&w->loop, UV_RUN_NOWAIT);
+    int busy = uv_loop_close(&w->loop);
     close(w->alarm_fd);
     mx_log_end(1000);
     mx_timer_stop(&w->runtime.timers, &w->log);
@@ -199,6 +199,7 @@ void mx_worker_fini(mx_worker *w) {
     mx_hist_free(w->runtime.turn.confirm);
     mx_hist_free(w->runtime.turn.lag);
     mx_hist_free(w->runtime.turn.gc);
+    return busy;
 }
 
 MX_EXPORT mx_turn *mx_runtime_turn(mx_runtime *r) { return &r->turn; }

@@ -23,7 +23,8 @@ typedef struct mx_worker {
     void *turn_arg;
 } mx_worker;
 
-int mx_worker_init(mx_worker *w);  /* 0 or MX_EINTERNAL with errno set */
-void mx_worker_run(mx_worker *w);  /* until turn answers otherwise than 0 */
-void mx_worker_fini(mx_worker *w); /* closes every link and socket first */
+int mx_worker_init(mx_worker *w); /* 0 or MX_EINTERNAL with errno set */
+void mx_worker_run(mx_worker *w); /* until turn answers otherwise than 0 */
+/* Closes every link and socket first. Not 0: a name is still being looked up, on a thread that exit would wait for. */
+int mx_worker_fini(mx_worker *w);
 #endif
