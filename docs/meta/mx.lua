@@ -153,7 +153,7 @@ function mx.connect(options) end
 ---| "blocked" (conn) the broker is short of memory or disk and takes no publishes
 ---| "unblocked" (conn)
 ---| "returned" (conn, err) a mandatory message reached no queue; err.receipt
----| "cancelled" (consumer, err) the broker ended a consumer
+---| "cancelled" (consumer, err) the broker ended a consumer, or takes it no more after a reconnect
 ---| "memory" (nothing raises it yet)
 ---| "reload" SIGHUP came, and the files of TLS were read again
 ---| "stop" the drain begins

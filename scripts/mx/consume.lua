@@ -444,7 +444,10 @@ local function recover(c, ended)
     local ok, e = start(c)
     if ok then log.info("consuming again", { queue = c.queue }) end
     if ok or c.conn.closing then return end
-    if not said then log.warn("cannot consume again yet, trying until it works", { queue = c.queue, error = tostring(e) }) end
+    if not said then
+      log.warn("cannot consume again yet, trying until it works", { queue = c.queue, error = tostring(e) })
+      if not ended then event.emit("cancelled", c, e) end
+    end
     said, ended = true, true
     delay = math.min(delay * 2, r.max)
   end

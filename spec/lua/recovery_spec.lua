@@ -240,6 +240,22 @@ describe("a connection that is lost", function()
     direct:delete_queue(q)
   end)
 
+  it("says that it cannot consume any more what it did, until it can (R26)", function()
+    local q, got = name(), 0
+    assert(direct:queue(q, { durable = false }))
+    assert(conn:consume(q, function() got = got + 1 end))
+    p:order("refuse", "kill rst")
+    assert(eventually(function() return count(conn, "down") == 1 end))
+    assert(direct:delete_queue(q))
+    p:order "accept"
+    assert(eventually(function() return count(conn, "cancelled") == 1 end))
+    assert(direct:queue(q, { durable = false }))
+    assert(direct:publish("", q, "x"))
+    assert(eventually(function() return got == 1 end))
+    assert.equal(1, count(conn, "cancelled"))
+    direct:delete_queue(q)
+  end)
+
   it("does not send a call twice", function()
     local q, served = name(), 0
     assert(conn:queue(q, { durable = false }))
