@@ -18,7 +18,7 @@ enum { MOST = 8, QUEUE = 2 };
 static uv_loop_t loop;
 static const char *names[MOST]; /* what the resolver answers; NULL at its end */
 static uv_sem_t asked, answer;
-static int hangs, listeners[MOST], fillers[QUEUE + 1], listening, filling;
+static int hangs, listeners[MOST], fillers[MOST * (QUEUE + 1)], listening, filling;
 static char port[8], winner[64], reason[100];
 static int dialled, won;
 

@@ -10,16 +10,17 @@ The files are lines of words, written by spec/fault/history.lua; times are in se
   delivered ID TIME REDELIVERED ATTEMPT whole|torn        a handler began with it
   handled ID TIME                                         the handler came to its end
   event NAME TIME TEXT                                    of the connection
+  killed TIME                                             the process, by the rig: what it had not ended has no end
   wrong ...                                               what a script saw and must not see
 
-Always: a publish ends once; what was confirmed came out; of what came out, at most one copy was neither redelivered nor sent
-again; nothing came out that was not sent; no body was torn. --all-confirmed: no other end. --once: no second copy at all, and
-each handler came to its end."""
+Always: a publish ends once; what was confirmed came out; of what came out, some handler came to its end with a copy, and at
+most one copy was neither redelivered nor sent again; nothing came out that was not sent; no body was torn. --all-confirmed: no
+other end. --once: no second copy at all, and each handler came to its end."""
 import argparse
 import collections
 import sys
 
-STATES = ("confirmed", "nacked", "returned", "timeout", "closed", "refused")
+STATES = ("confirmed", "nacked", "returned", "timeout", "closed", "refused", "unknown")
 SHOWN = 5
 
 
@@ -35,12 +36,14 @@ class History:
         self.ends = {}                                    # id: its state; None while it has none
         self.copies = collections.defaultdict(Copies)
         self.offences = collections.defaultdict(list)     # promise: what broke it
+        self.begun = set()                                # of one process: what it has published, and not seen the end of
         self.events = collections.Counter()
 
     def published(self, id, *_):
         if id in self.ends:
             self.offences["was published twice under one id"].append(id)
         self.ends[id] = None
+        self.begun.add(id)
 
     def ended(self, id, state, *_):
         state = state.partition(":")[0]
@@ -51,6 +54,7 @@ class History:
         elif state not in STATES:
             self.offences["ended in no state that there is"].append(f"{id} ({state})")
         self.ends[id] = state
+        self.begun.discard(id)
 
     def delivered(self, id, _, redelivered, attempt, whole):
         copies = self.copies[id]
@@ -67,10 +71,15 @@ class History:
     def event(self, name, *_):
         self.events[name] += 1
 
+    def killed(self, *_):
+        for id in self.begun:
+            self.ends[id] = "unknown"
+
     def wrong(self, *words):
         self.offences["was seen by a script"].append(" ".join(words))
 
     def read(self, path):
+        self.begun = set()
         with open(path) as lines:
             for number, line in enumerate(lines, 1):
                 what, *words = line.split()
@@ -86,6 +95,7 @@ class History:
         sent = {id for id, state in self.ends.items() if state != "refused"}
         broken("never ended", [id for id, state in self.ends.items() if state is None])
         broken("is lost: confirmed, and never came out", self.lost())
+        broken("came out, and no handler came to its end", [id for id, c in self.copies.items() if not c.handled])
         broken("came out and was never published", [id for id in self.copies if id not in sent])
         broken("came out again as if for the first time", [id for id, c in self.copies.items() if c.plain > 1])
         if all_confirmed:

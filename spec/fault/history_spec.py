@@ -27,6 +27,8 @@ CASES = [
     ("no outcome", ["published a 1.0"] + came("a"), "never ended"),
     ("one that nobody sent", came("a"), "was never published"),
     ("one that was refused and came all the same", sent("a", "refused:closed") + came("a"), "was never published"),
+    ("a process that was killed has no end of what it began", ["published a 1.0", "killed 2.0"], None),
+    ("no handler that ended", sent("a") + ["delivered a 3.0 0 1 whole"], "no handler came to its end"),
     ("half a message", sent("a") + came("a", whole="torn"), "came out torn"),
     ("a state that there is not", sent("a", "lost") + came("a"), "in no state"),
     ("an id of two messages", sent("a") + sent("a") + came("a"), "twice under one id"),

@@ -62,8 +62,14 @@ def preload(mxrun):
 
 
 class Broker:
-    def __init__(self, folder):
+    def __init__(self, folder, epmd_of=None):
+        """epmd_of: the broker that this one is to be clustered with."""
         self.folder, self.port, self.starting, self.frozen, self.read = folder, free_port(), None, False, 0
+        self.node = f"mx{self.port}@localhost"
+        if epmd_of:
+            os.makedirs(folder)
+            with open(os.path.join(folder, "epmd"), "w") as file:
+                file.write(str(epmd_of.port + 10000))
 
     def start(self):
         """Answers at once."""
@@ -77,8 +83,11 @@ class Broker:
         return int(subprocess.check_output([RABBIT, "pid", self.folder]))
 
     def kill(self):
+        """When that was."""
         os.kill(self.pid(), signal.SIGKILL)
+        at = time.monotonic()
         wait("the broker's port to close", lambda: not is_open(self.port))
+        return at
 
     def freeze(self):
         os.kill(self.pid(), signal.SIGSTOP)
@@ -94,12 +103,20 @@ class Broker:
             raise Failure(f"rabbitmqctl {args[0]}: {done.stderr.strip()}")
         return done.stdout
 
+    def clear(self):
+        """No queue is left."""
+        with self.connect() as connection:
+            channel = connection.channel()
+            for name in self.ctl("list_queues", "name").split():
+                if name != "name":
+                    channel.queue_delete(name)
+
     def connect(self):
         return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", self.port, heartbeat=0))
 
     def lines(self):
         """What it has logged since the last call."""
-        path = os.path.join(self.folder, "log", f"mx{self.port}@localhost.log")
+        path = os.path.join(self.folder, "log", self.node + ".log")
         with open(path, errors="replace") as log:
             log.seek(self.read)
             text = log.read()
@@ -113,6 +130,24 @@ class Broker:
             self.thaw()
         self.starting.wait()
         subprocess.run([RABBIT, "stop", self.folder])
+
+
+class Silent:
+    """An address that does not answer: its queue is full, so that the kernel drops what knocks."""
+
+    def __init__(self, address, port):
+        self.sockets = [socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) for _ in range(4)]
+        listener, *fillers = self.sockets
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(0)
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex((address, port))
+
+    def stop(self):
+        for s in self.sockets:
+            s.close()
 
 
 class Proxy:
@@ -147,9 +182,10 @@ class Script:
     """A workload script under mxrun, and what it has remembered so far."""
 
     def __init__(self, mxrun, url, script, name, folder, options=(), environment=None, **settings):
-        self.name, self.history = name, os.path.join(folder, name + ".history")
+        self.name, self.history, self.settings = name, os.path.join(folder, name + ".history"), settings
         self.read, self.rest = 0, ""
         self.confirmed = self.delivered = 0.0           # when the last one was published that is confirmed; the last delivery
+        self.failed = 0.0                               # when a publish last ended otherwise
         self.deliveries = self.waiting = 0              # how many; of what was published, not ended
         self.running = self.handled = 0                 # handlers that have begun, and ended
         self.events = []                                # (name, time, text)
@@ -159,7 +195,7 @@ class Script:
         given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         self.process = subprocess.Popen([mxrun, *urls, *options, *given, os.path.join(HERE, script), name, self.history],
                                         stdout=self.errors, stderr=self.errors, stdin=subprocess.DEVNULL,
-                                        env=dict(os.environ, **(environment or {})))
+                                        env={**os.environ, **(environment or {})})
         self.process.stopped = False
 
     def look(self):
@@ -177,6 +213,8 @@ class Script:
                 self.waiting -= 1
                 if words[1] == "confirmed":
                     self.confirmed = max(self.confirmed, float(words[2].split()[0]))
+                else:
+                    self.failed = float(words[2].split()[1])
             elif what == "delivered":
                 self.deliveries, self.delivered = self.deliveries + 1, float(words[1])
             elif what == "handled":
@@ -197,6 +235,22 @@ class Script:
 
     def times(self, event):
         return sum(name == event for name, _, _ in self.look().events)
+
+    def peak(self):
+        """The most memory that it has had, in MB."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
+
+    def die(self):
+        """kill -9; its history says so, and ends with a whole line."""
+        self.process.stopped = True
+        self.process.kill()
+        self.process.wait()
+        with open(self.history, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
+            file.write(b"killed %.6f\n" % time.monotonic())
+        return time.monotonic()
 
     def stop(self, seconds=PATIENCE, number=signal.SIGTERM):
         """Its exit code."""
