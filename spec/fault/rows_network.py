@@ -99,7 +99,7 @@ def resolver(folder):
 def addresses(scene, times):
     """Of a name, or of a list of three, some do not answer; or the resolver itself."""
     port, environment = scene.broker.port, resolver(scene.folder)
-    scene.others = [Silent(address, port) for address in ("127.0.0.2", "127.0.0.3", "::1")]
+    scene.at_end = [Silent(address, port).stop for address in ("127.0.0.2", "127.0.0.3", "::1")]
     def url(host):
         return f"amqp://guest:guest@{host}:{port}/"
     for i in range(times):

@@ -12,7 +12,7 @@ class Scene:
         self.url = f"amqp://guest:guest@127.0.0.1:{self.proxy.port}/"
         self.direct = f"amqp://guest:guest@127.0.0.1:{broker.port}/"        # past the proxy
         self.scripts, self.publishers, self.consumers, self.recoveries = [], [], [], []
-        self.all_confirmed, self.others, self.remark = False, [], ""        # others: what else is to be stopped
+        self.all_confirmed, self.at_end, self.remark = False, [], ""        # at_end: what is called after all have stopped
 
     def start(self, script, name, url=None, **settings):
         s = Script(self.options.mxrun, url or self.url, script + ".lua", name, self.folder, **settings)
@@ -75,6 +75,6 @@ class Scene:
     def stop(self):
         for s in self.scripts:
             s.kill()
-        for x in self.others:
-            x.stop()
+        for f in self.at_end:
+            f()
         self.proxy.stop()
