@@ -55,8 +55,14 @@ void mx_alloc_enter(void) {
     mx_memory_allow();
 }
 
+static size_t next_start(void) {
+    size_t n = mx_heap_of_lua.live + mx_heap_of_lua.live / 2;
+    return n > FIRST ? n : FIRST;
+}
+
 /* LuaJIT begins to collect when the heap is twice what the last cycle left; between messages there is time for it before that. */
 void mx_alloc_leave(lua_State *L, mx_turn *t) {
+    if (mx_heap_of_lua.live < own.start / 2) own.start = next_start(); /* the collector was faster */
     if (mx_heap_of_lua.live < own.start && !own.collecting && !own.whole) return;
     uint64_t from = mx_clock_us(), now = from;
     int done;
@@ -70,7 +76,6 @@ void mx_alloc_leave(lua_State *L, mx_turn *t) {
     t->gc_seconds += (double)(now - from) / 1e6;
     if (!done) return;
     own.collecting = 0;
-    own.start = mx_heap_of_lua.live + mx_heap_of_lua.live / 2;
-    if (own.start < FIRST) own.start = FIRST;
+    own.start = next_start();
     t->gc_cycles++;
 }

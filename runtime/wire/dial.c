@@ -3,6 +3,7 @@
 #include "wire/dial.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,6 +159,16 @@ static int reason_of(int status) {
     return status;
 }
 
+static void on_start(uv_timer_t *t) {
+    uv_timer_start(t, on_step, STEP_MS, STEP_MS);
+    go_on(t->data);
+}
+
+static void keep(mx_dial *d, struct addrinfo *list) {
+    d->addresses = d->rest[0] = list;
+    if (list) d->rest[1] = next_of(list, list->ai_family, 1);
+}
+
 static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) {
     lookup *l = r->data;
     mx_dial *d = l->dial;
@@ -168,17 +179,20 @@ static void on_resolved(uv_getaddrinfo_t *r, int status, struct addrinfo *list) 
     }
     d->lookup = NULL;
     d->failure = status ? reason_of(status) : 0;
-    d->addresses = d->rest[0] = list;
-    if (list) d->rest[1] = next_of(list, list->ai_family, 1);
-    uv_timer_start(&d->clock, on_step, STEP_MS, STEP_MS);
-    go_on(d);
+    keep(d, list);
+    on_start(&d->clock);
 }
 
 static void on_late(uv_timer_t *t) { end(t->data, NULL, "its name was not looked up within 5 s"); }
-static void on_refused(uv_timer_t *t) { go_on(t->data); }
 
 static int look_up(mx_dial *d, const char *host, const char *port) {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP, .ai_flags = AI_NUMERICHOST}, *list;
+    if (!getaddrinfo(host, port, &hints, &list)) { /* an address: no resolver, which may hang with others, is asked */
+        keep(d, list);
+        uv_timer_start(&d->clock, on_start, 0, 0);
+        return 0;
+    }
+    hints.ai_flags = 0;
     lookup *l = mx_zalloc(sizeof *l);
     l->request.data = l;
     l->dial = d;
@@ -209,6 +223,6 @@ mx_dial *mx_dial_start(uv_loop_t *loop, const char *host, const char *port, mx_d
     uv_timer_init(loop, &d->clock);
     d->clock.data = d;
     d->failure = !strncmp(host, "unix:", 5) ? to_path(d, host + 5) : look_up(d, host, port);
-    if (d->failure) uv_timer_start(&d->clock, on_refused, 0, 0); /* the owner is told from the loop, as of every end */
+    if (d->failure) uv_timer_start(&d->clock, on_start, 0, 0); /* the owner is told from the loop, as of every end */
     return d;
 }

@@ -131,6 +131,7 @@ static void on_signal(uv_signal_t *h, int number) {
 int mx_worker_init(mx_worker *w) {
     memset(w, 0, sizeof *w);
     signal(SIGPIPE, SIG_IGN);
+    setenv("UV_THREADPOOL_SIZE", "16", 0); /* libuv looks up names on half of them; each that hangs holds one */
     if (uv_loop_init(&w->loop)) return MX_EINTERNAL;
     mx_runtime *r = &w->runtime;
     r->loop = &w->loop;

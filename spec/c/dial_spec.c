@@ -26,8 +26,11 @@ static int dialled, won;
 __attribute__((visibility("default"))) int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                                                        struct addrinfo **out) {
     struct addrinfo **at = out;
-    (void)host, (void)hints;
-    if (hangs) {
+    if (hints->ai_flags & AI_NUMERICHOST) {
+        if (!strcmp(host, "name")) return EAI_NONAME;
+        names[0] = host;
+        names[1] = NULL;
+    } else if (hangs) {
         uv_sem_post(&asked);
         uv_sem_wait(&answer);
         return EAI_AGAIN;
@@ -57,13 +60,16 @@ __attribute__((visibility("default"))) void freeaddrinfo(struct addrinfo *a) {
 
 /* Listens at the address, on the port of all of them. */
 static int listen_at(const char *name, int backlog) {
-    struct addrinfo *a;
+    struct addrinfo hints = {0}, *a;
     const char *kept[] = {names[0], names[1]};
+    int hung = hangs;
     names[0] = name;
     names[1] = NULL;
-    getaddrinfo("", port, NULL, &a);
+    hangs = 0;
+    getaddrinfo("name", port, &hints, &a);
     names[0] = kept[0];
     names[1] = kept[1];
+    hangs = hung;
     int fd = socket(a->ai_family, SOCK_STREAM, 0), on = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (a->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
@@ -211,6 +217,16 @@ static void dial_stops_at_once_while_the_resolver_hangs(void **state) {
     assert_int_equal(dialled, 0);
 }
 
+static void dial_asks_no_resolver_about_an_address(void **state) {
+    (void)state;
+    hangs = 1;
+    listen_at("127.0.0.3", 5);
+    mx_dial_start(&loop, "127.0.0.3", port, on_dialled, NULL);
+    assert_int_equal(dialled, 0);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_string_equal(winner, "127.0.0.3");
+}
+
 static void dial_waits_5_s_for_the_resolver(void **state) {
     (void)state;
     hangs = 1;
@@ -230,6 +246,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(dial_gives_up_an_address_that_stays_silent, before, after),
         cmocka_unit_test_setup_teardown(dial_stops_while_several_are_tried, before, after),
         cmocka_unit_test_setup_teardown(dial_stops_at_once_while_the_resolver_hangs, before, after),
+        cmocka_unit_test_setup_teardown(dial_asks_no_resolver_about_an_address, before, after),
         cmocka_unit_test_setup_teardown(dial_waits_5_s_for_the_resolver, before, after),
     };
     uv_sem_init(&asked, 0);

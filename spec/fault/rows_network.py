@@ -78,6 +78,7 @@ def full(scene, times):
             raise Failure(f"noticed after {took:.1f} s with a heartbeat of 2 s")
         scene.proxy("calm")
         scene.recovered(at)
+        wait("all connections", lambda: is_up(p))
     scene.remark = f"at most {p.peak()} MB"
     if p.failed:
         raise Failure("a publish ended otherwise than confirmed")
