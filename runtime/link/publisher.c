@@ -106,8 +106,8 @@ void mx_amqp_pub_opened(mx_amqp_publisher *p) {
     pub->state = MX_OPEN;
     if (!pub->adrift) return;
     pub->adrift = 0;
+    mx_sendq_clear(&limbo); /* first: what is held stays until it was copied, and is not there twice then */
     mx_confirm_resend(&p->base.confirm, send_again, p);
-    mx_sendq_clear(&limbo);
     mx_amqp_write(p->line.link);
 }
 
