@@ -19,7 +19,7 @@ function M.connect()
   local c = mx.config
   return assert(mx.connect {
     heartbeat = c.heartbeat, connect_timeout = c.connect_timeout,
-    reconnect = { base = c.base or 0.1, max = c.max or 2, jitter = true },
+    reconnect = { base = c.base or 0.1, max = c.max or 2, jitter = c.jitter ~= 0 },
     urls = c.urls and mx.json.decode(c.urls), order = c.urls and "listed" or nil,
   })
 end

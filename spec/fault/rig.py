@@ -241,6 +241,10 @@ class Script:
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
 
+    def is_sanitized(self):
+        with open(f"/proc/{self.process.pid}/maps") as maps:
+            return "libasan" in maps.read()
+
     def die(self):
         """kill -9; its history says so, and ends with a whole line."""
         self.process.stopped = True
