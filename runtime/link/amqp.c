@@ -81,7 +81,7 @@ static void on_reply(mx_chan *h, uint32_t method, void *decoded) {
     mx_line *l = h->arg;
     if (method == AMQP_CHANNEL_CLOSE_OK_METHOD) {
         if (l->kind == MX_CONSUMER) mx_amqp_free_consumer(mx_consumer_of(l));
-        else if (l->kind == MX_PUBLISHER) mx_amqp_free_publisher(mx_publisher_of(l));
+        else if (l->kind == MX_PUBLISHER) mx_amqp_closed_publisher(mx_publisher_of(l));
         return;
     }
     if (method == AMQP_CHANNEL_OPEN_OK_METHOD) {

@@ -47,6 +47,8 @@ typedef struct mx_amqp_publisher {
     mx_line line;
     uint32_t close_ticket, unflushed, window;
     int closing, held, once; /* held: the window reads 0 until the output has drained */
+    mx_timer silence;        /* when to look again whether the broker confirms anything */
+    uint32_t heard, silent;  /* confirm.heard at the last look; how many looks in a row found nothing new */
     size_t max_body;
     mx_amqp_consumer *replies; /* of direct reply-to; its line has no channel of its own */
 } mx_amqp_publisher;
@@ -137,5 +139,6 @@ double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body,
                        double timeout);
 void mx_amqp_flush_pub(mx_amqp_publisher *p);
 void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *text); /* its channel is gone */
+void mx_amqp_closed_publisher(mx_amqp_publisher *p);                                 /* channel.close-ok */
 void mx_amqp_free_publisher(mx_amqp_publisher *p);
 #endif

@@ -289,6 +289,7 @@ static int again(int state, int listed) { return state == MX_TIMED_OUT || (liste
 int mx_confirm_settle(mx_confirm *c, uint64_t tag, int multiple, int nack) {
     uint64_t base = (uint64_t)c->base, seq = tag && tag <= c->resends ? c->resent[tag - 1] : base + tag;
     int state = nack ? MX_NACKED : MX_CONFIRMED;
+    c->heard++;
     if (tag > published(c) - base || (!tag && !multiple)) return MX_EVALIDATION;
     if (!tag) {
         end_through(c, published(c), state);

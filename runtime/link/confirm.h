@@ -25,6 +25,7 @@ typedef struct mx_confirm {
     double forgotten; /* failures up to this seq are no longer listed */
     uint32_t watcher; /* ticket posted when a quarter of the window is free */
     uint32_t early;   /* publishes above settled that have ended */
+    uint32_t heard;   /* settlements that the broker sent */
     mx_timers *timers;
     mx_timer timer; /* for the oldest deadline */
 } mx_confirm;

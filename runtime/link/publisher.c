@@ -5,6 +5,7 @@
 #include "link/amqp.h"
 #include "message/props.h"
 
+enum { SILENCE_MIN_US = 1000000, SILENCE_LOOKS = 2 };
 enum { FLUSH_BYTES = 128 * 1024, UNSENT_MAX = 8 * 1024 * 1024, KEPT_MAX = 64 * 1024 * 1024 };
 
 /* Too much is on its way, or is kept until it is confirmed, or the broker wants nothing now. */
@@ -26,6 +27,8 @@ static void release_window(mx_amqp_publisher *p) {
     mx_confirm_post_room(&p->base.confirm);
     mx_amqp_wake(p->line.link);
 }
+
+static void on_silence(mx_timer *t, void *arg);
 
 static void start_pub(mx_amqp_publisher *p, mx_amqp *a, uint32_t ticket) {
     mx_pub *pub = &p->base.confirm.pub;
@@ -51,6 +54,8 @@ mx_pub *mx_amqp_open_pub(mx_link *link, uint32_t window, int mode, double timeou
     p->base.confirm.pub.confirm = mode & MX_PUB_CONFIRM;
     p->once = !(mode & MX_PUB_CONFIRM) || mode & MX_PUB_ONCE;
     p->base.link = &a->base;
+    p->silence.fire = on_silence;
+    p->silence.arg = p;
     p->window = p->base.confirm.pub.window;
     p->max_body = a->conn->options.max_body;
     start_pub(p, a, ticket);
@@ -101,9 +106,42 @@ static const uint8_t *send_again(void *arg, const uint8_t *method, unsigned atte
     return start;
 }
 
+/* ---- a channel on which nothing is confirmed any more ---- */
+
+static void look_later(mx_amqp_publisher *p) {
+    uint64_t us = p->base.confirm.timeout_us / 4;
+    if (p->once || !us) return;
+    mx_timer_set(mx_amqp_timers(p->line.link), &p->silence, mx_clock_us() + (us < SILENCE_MIN_US ? SILENCE_MIN_US : us));
+}
+
+/* On a quorum queue whose leader died the channels of RabbitMQ 3.10 that knew it wait for it for ever: a new one does not.
+ * What is pending goes out again on that. */
+static void on_silence(mx_timer *t, void *arg) {
+    mx_amqp_publisher *p = arg;
+    const mx_amqp *a = p->line.link;
+    mx_confirm *c = &p->base.confirm;
+    (void)t;
+    if (c->pub.state != MX_OPEN) return;
+    int waits = c->pub.seq > c->pub.settled && !a->base.pub.blocked && !p->line.chan->paused && !a->out.pending;
+    p->silent = waits && p->heard == c->heard ? p->silent + 1 : 0;
+    p->heard = c->heard;
+    look_later(p);
+    if (p->silent < SILENCE_LOOKS) return;
+    p->silent = 0;
+    c->pub.state = MX_CLOSING;
+    c->pub.adrift = 1;
+    mx_line_close(&p->line);
+}
+
+void mx_amqp_closed_publisher(mx_amqp_publisher *p) {
+    if (p->closing) mx_amqp_free_publisher(p);
+    else mx_amqp_lose_publisher(p, 0, "the broker confirmed nothing any more");
+}
+
 void mx_amqp_pub_opened(mx_amqp_publisher *p) {
     mx_pub *pub = &p->base.confirm.pub;
     pub->state = MX_OPEN;
+    look_later(p);
     if (!pub->adrift) return;
     pub->adrift = 0;
     mx_sendq_clear(&limbo); /* first: what is held stays until it was copied, and is not there twice then */
@@ -135,6 +173,7 @@ int mx_amqp_reopen_pub(mx_pub *pub, mx_link *link, uint32_t ticket) {
 
 void mx_amqp_free_publisher(mx_amqp_publisher *p) {
     mx_amqp *a = p->line.link;
+    mx_timer_stop(mx_amqp_timers(a), &p->silence);
     mx_amqp_lose_replies(p);
     mx_confirm_lose(&p->base.confirm);
     mx_confirm_fini(&p->base.confirm);

@@ -81,6 +81,7 @@ class Broker:
     def __init__(self, case):
         self.case, self.attacked, self.hung_up, self.ready = case, threading.Event(), threading.Event(), threading.Event()
         self.pid = self.before = self.peak = 0
+        self.silent, self.tags = None, {}       # the channel on which nothing is confirmed; what was published on each
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -152,6 +153,12 @@ class Broker:
         elif what == (60, 40) and case.confirm and first and not self.attacked.is_set():
             self.attack()
             peer.sendall(b"".join(case.confirm(channel)))
+        elif what == (60, 40) and case.what == "silence":
+            self.attack()
+            self.silent = self.silent or channel
+            self.tags[channel] = self.tags.get(channel, 0) + 1
+            if channel != self.silent:
+                peer.sendall(method(channel, 60, 80, struct.pack(">QB", self.tags[channel], 0)))
         elif what == (60, 30):
             peer.sendall(method(channel, 60, 31, arguments[:1 + arguments[0]]))
         elif what in replies:
@@ -306,6 +313,7 @@ CASES = [
     Case("H12 an ack of what was never published", "a confirm for what was not published", confirm=confirms((80, 99)),
          what="publish"),
     Case("H12 an ack given twice", "a confirm for what was not published", confirm=confirms((80, 1), (80, 1)), what="publish"),
+    Case("a channel on which nothing is confirmed any more", None, what="silence", stays=True, said="got\ttrue"),
     Case("H13 a wrong end octet, then a megabyte", "wrong end octet", raw(frame(METHOD, 1, b"\0\x14\0\x0b\0\0\0\0", b"B") + b"A" * 2**20)),
     Case("H14 a second word of property flags", "broken properties", after_deliver(header(1, b"\0\1\0\0"))),
     Case("H15 heartbeats for ever instead of a greeting", "cannot connect", greeting=forever(b"", frame(HEARTBEAT, 0, b""))),
