@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include "alloc.h"
 #include "jitprofile.h"
+#include "worker/shard.h"
 #include "worker/watchdog.h"
 
 struct mx_script {
@@ -65,6 +66,10 @@ static void push_host(mx_script *s) {
     field(L, "eval", o->eval);
     field(L, "log", o->log);
     field(L, "log_level", o->log_level);
+    if (mx_place_get()->journal) {
+        numeric(L, "worker", mx_place_get()->number);
+        numeric(L, "workers", mx_place_get()->count);
+    }
     numeric(L, "drain", o->drain);
     numeric(L, "turn_limit", o->turn_limit);
     numeric(L, "memory_limit", o->memory_limit);

@@ -284,6 +284,16 @@ double mx_log_dropped(void);                            /* lines that it did not
 uint64_t mx_random(void);                               /* of the kernel; nobody can guess it */
 mx_turn *mx_runtime_turn(mx_runtime *r);
 
+/* How far the script is: the supervisor of mxrun -w and systemd are told. */
+enum { MX_STARTING, MX_UP, MX_STOPPING };
+void mx_worker_state(int state);
+
+/* Messages that may have killed their worker. NULL: there is no supervisor that would count. Otherwise where the mark of the
+ * redelivered message stands whose handler executes at the moment, 0: none. */
+uint64_t *mx_worker_running(void);
+uint64_t mx_msg_mark(const mx_msg *m, const char *queue, size_t size);  /* its queue and id; without one, what is in it */
+uint32_t mx_mark_crashes(uint64_t mark);                /* how many workers have died while it executed */
+
 /* ---- for tests --------------------------------------------------------------------------------------------- */
 
 void mx_clock_advance(double seconds);                  /* every deadline of this process is that much nearer */

@@ -5,6 +5,7 @@
 #include "options.h"
 #include "script.h"
 #include "wire/stream.h"
+#include "worker/supervisor.h"
 #include "worker/worker.h"
 
 /* Else the first files that are opened would be taken for them. */
@@ -15,21 +16,14 @@ static void open_standard_streams(void) {
     if (fd >= 0) close(fd);
 }
 
-int main(int argc, char **argv) {
-    mx_options options;
+/* busy: a thread of the loop's still works, and is not waited for. */
+static int run(const mx_options *options, int *busy) {
     mx_worker worker;
-    open_standard_streams();
-    mx_options_parse(&options, argc, argv);
-    if (options.exit_now) {
-        mx_options_fini(&options);
-        return options.exit_code;
-    }
-    mx_tls_count_memory();
     if (mx_worker_init(&worker)) {
         perror("mxrun: cannot start the event loop");
         return 1;
     }
-    mx_script *script = mx_script_new(&worker.runtime, &options);
+    mx_script *script = mx_script_new(&worker.runtime, options);
     int code = 1;
     if (script) {
         worker.turn = mx_script_turn;
@@ -38,7 +32,19 @@ int main(int argc, char **argv) {
         code = worker.runtime.turn.exit_code;
         mx_script_close(script);
     }
-    int busy = mx_worker_fini(&worker);
+    *busy = mx_worker_fini(&worker);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    mx_options options;
+    int busy = 0;
+    mx_place_attach();
+    open_standard_streams();
+    mx_options_parse(&options, argc, argv);
+    mx_tls_count_memory();
+    int code = options.exit_code, is_worker = mx_place_get()->journal != NULL;
+    if (!options.exit_now) code = options.workers && !is_worker ? mx_supervisor_run(&options, argv) : run(&options, &busy);
     mx_options_fini(&options);
     if (busy) {
         fflush(NULL);

@@ -3,8 +3,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sched.h>
 #include <strings.h>
 #include "base/mx.h"
+#include "worker/shard.h"
 
 static const char help[] =
     "usage: mxrun [options] FILE [args]        run a script\n"
@@ -19,6 +21,8 @@ static const char help[] =
     "\n"
     "  -u, --url URL       broker: amqp(s)://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
     "  -e, --eval CODE     run CODE; there is no FILE then, what follows are arguments\n"
+    "  -w, --workers N     run the script in N processes and start those again that die; auto: as many as there are\n"
+    "                      processors. Until one has come up, exit 2 ends all, and so does the fifth failure (MXRUN_WORKERS)\n"
     "      --check         compile FILE, run its main chunk with no network, report what is wrong with it\n"
     "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"
     "      --log FORMAT    text or json (MXRUN_LOG)\n"
@@ -33,7 +37,7 @@ static const char help[] =
     "\n"
     "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
 
-enum { URL, EVAL, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, MEMORY_LIMIT, SCRIPTS, HELP, VERSION };
+enum { URL, EVAL, WORKERS, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, MEMORY_LIMIT, SCRIPTS, HELP, VERSION };
 static const struct {
     const char *name, *letter;
     int id, takes;
@@ -41,6 +45,7 @@ static const struct {
 } table[] = {
     {"--url", "-u", URL, 1, "MXRUN_URLS"},
     {"--eval", "-e", EVAL, 1, NULL},
+    {"--workers", "-w", WORKERS, 1, "MXRUN_WORKERS"},
     {"--check", NULL, CHECK, 0, NULL},
     {"--set", NULL, SET, 1, NULL},
     {"--log", NULL, LOG, 1, "MXRUN_LOG"},
@@ -129,6 +134,20 @@ static double bytes(mx_options *o, const char *name, const char *text) {
     return value;
 }
 
+static int processors(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
+static int workers(mx_options *o, const char *name, const char *text) {
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (!strcmp(text, "auto")) return processors();
+    if (end != text && !*end && n >= 1 && n <= MX_WORKERS_MAX) return (int)n;
+    misuse(o, "%s: expected auto or a number from 1 to 1024, got '%s'", name, text);
+    return 0;
+}
+
 static void one_of(mx_options *o, const char *name, const char *value, const char *choices) {
     char copy[64], *at = copy;
     snprintf(copy, sizeof copy, "%s", choices);
@@ -173,6 +192,7 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     switch (table[i].id) {
     case URL: add_urls(o, name, value); break;
     case EVAL: o->eval = value; break;
+    case WORKERS: o->workers = workers(o, name, value); break;
     case CHECK: o->command = "check"; break;
     case SET: add_set(o, value); break;
     case LOG: one_of(o, name, o->log = value, "text json"); break;
@@ -290,13 +310,18 @@ static int take_options(mx_options *o, int argc, char **argv, int *environment_u
 void mx_options_parse(mx_options *o, int argc, char **argv) {
     *o = (mx_options){.turn_limit = -1, .drain = 25};
     from_environment(o);
-    int environment_urls = o->url_count, is_command, at = take_options(o, argc, argv, &environment_urls, &is_command);
+    int environment_urls = o->url_count, environment_workers = o->workers, is_command,
+        at = take_options(o, argc, argv, &environment_urls, &is_command);
     if (is_command && !o->command && !o->eval && !o->exit_now && at < argc && (o->command = command(argv[at]))) {
         at++;
         if (strcmp(o->command, "test")) argc = take_shared(o, argc, argv, at, environment_urls);
     } else if (!o->command && !o->eval && !o->exit_now) {
         if (at == argc) misuse(o, "no script given; try: mxrun -u mem:// FILE, or mxrun --help%s%s", "", "");
         else o->file = argv[at++];
+    }
+    if (o->command) {
+        if (o->workers != environment_workers) misuse(o, "option -w is for scripts, not for %s%s", o->command, "");
+        o->workers = 0;
     }
     /* a spec may block, on a program that it runs for instance */
     if (o->turn_limit < 0) o->turn_limit = o->command && !strcmp(o->command, "test") ? 60 : 5;

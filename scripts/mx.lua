@@ -7,7 +7,7 @@ local conns, publish = require "mx.conn", require "mx.publish"
 local json, log, metrics = require "mx.json", require "mx.log", require "mx.metrics"
 local memory = require "mx.memory"
 
-local mx = { null = json.null, amqp = require("mx.amqp").values, config = {} }
+local mx = { null = json.null, amqp = require("mx.amqp").values, config = {}, worker = { number = 1, count = 1 } }
 mx.json = { encode = json.encode, decode = json.decode, array = json.array, is_array = json.is_array }
 mx.log = { configure = log.configure }
 for _, level in ipairs { "debug", "info", "warn", "error" } do

@@ -1,9 +1,13 @@
 /* mx.c - names and texts of the errors; memory that does not fail. */
 #include "base/mx.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 static const struct {
     const char *name, *text;
@@ -40,4 +44,15 @@ char *mx_strndup(const void *p, size_t n) {
     char *s = mx_zalloc(n + 1);
     if (n) memcpy(s, p, n);
     return s;
+}
+
+int mx_has_terminal(void) {
+    int fd = open("/dev/tty", O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd >= 0) close(fd);
+    return fd >= 0 || errno == EMFILE;
+}
+
+int mx_ends_with_terminal(void) {
+    struct sigaction hangup;
+    return !sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN && mx_has_terminal();
 }

@@ -36,6 +36,8 @@ void *mx_zalloc(size_t n);                    /* zeroed; aborts with a line when
 void *mx_realloc(void *p, size_t n);          /* as realloc; aborts likewise */
 void *mx_aligned(size_t alignment, size_t n); /* n: a multiple of it; as aligned_alloc; aborts likewise */
 char *mx_strndup(const void *p, size_t n);
+int mx_has_terminal(void);       /* it sends SIGHUP when it goes */
+int mx_ends_with_terminal(void); /* the process began on one, and is to end with it: under nohup it is not */
 
 static inline mx_span mx_span_of(const char *s) { return (mx_span){(const uint8_t *)s, s ? strlen(s) : 0}; }
 static inline int mx_same(mx_span a, mx_span b) { return a.n == b.n && (!a.n || !memcmp(a.p, b.p, a.n)); }

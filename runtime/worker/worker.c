@@ -9,9 +9,11 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "worker/notify.h"
 
 enum { LOG_US = 50000 };  /* how often a reader of stderr that was slow is tried again */
 enum { DRAIN_US = 5000 }; /* a drain pauses after this, so that I/O and heartbeats go on */
+enum { BEAT_MS = 1000 };
 
 static void on_idle(uv_idle_t *h) { (void)h; }
 
@@ -71,6 +73,7 @@ static int run_timers(mx_worker *w, uint64_t now) {
 static void on_check(uv_check_t *h) {
     mx_worker *w = h->data;
     uint64_t start = mx_clock_us(), now = start;
+    w->shard->turns++;
     int fired = run_timers(w, now);
     if (!w->due && !fired && !uv_is_active((uv_handle_t *)&w->idle)) return;
     int more;
@@ -107,29 +110,32 @@ static void on_alarm(uv_poll_t *h, int status, int events) {
     if (read(w->alarm_fd, &count, sizeof count) > 0) w->alarm_us = 0;
 }
 
-static int has_terminal(void) {
-    int fd = open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC);
-    if (fd >= 0) close(fd);
-    return fd >= 0 || errno == EMFILE;
-}
-
-/* It begins on a terminal and is to end with it: under nohup it is not. */
-static int leaves_with_terminal(void) {
-    struct sigaction hangup;
-    return !sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN && has_terminal();
-}
-
 static void on_signal(uv_signal_t *h, int number) {
     mx_worker *w = h->data;
     /* SIGHUP is also what a terminal says that goes */
-    if (number == SIGHUP && !(w->terminal && !has_terminal())) w->runtime.turn.reloads++;
-    else w->runtime.turn.signals++;
+    if (number == SIGHUP && !(w->terminal && !mx_has_terminal())) {
+        w->runtime.turn.reloads++;
+        if (w->shard->state == MX_UP) mx_notify_reload();
+    } else w->runtime.turn.signals++;
     w->runtime.news = 1;
     w->due = 1;
 }
 
+static void on_beat(uv_timer_t *t) {
+    (void)t;
+    if (mx_notify_period_ms()) mx_notify("WATCHDOG=1");
+}
+
+/* Only where somebody watches: an idle process sleeps. */
+static void start_beat(mx_worker *w) {
+    uint64_t period = mx_notify_period_ms();
+    if (!period && mx_place_get()->journal) period = BEAT_MS;
+    if (period) uv_timer_start(&w->beat, on_beat, period, period);
+}
+
 int mx_worker_init(mx_worker *w) {
     memset(w, 0, sizeof *w);
+    w->shard = mx_place_get()->shard;
     signal(SIGPIPE, SIG_IGN);
     setenv("UV_THREADPOOL_SIZE", "16", 0); /* libuv looks up names on half of them; each that hangs holds one */
     if (uv_loop_init(&w->loop)) return MX_EINTERNAL;
@@ -154,13 +160,15 @@ int mx_worker_init(mx_worker *w) {
     uv_signal_init(&w->loop, &w->hangup);
     w->alarm.data = w->prepare.data = w->check.data = w->idle.data = w;
     w->term.data = w->interrupt.data = w->hangup.data = w;
-    w->terminal = leaves_with_terminal();
+    w->terminal = mx_ends_with_terminal();
+    uv_timer_init(&w->loop, &w->beat);
     uv_poll_start(&w->alarm, UV_READABLE, on_alarm);
     uv_prepare_start(&w->prepare, on_prepare);
     uv_check_start(&w->check, on_check);
     uv_signal_start(&w->term, on_signal, SIGTERM);
     uv_signal_start(&w->interrupt, on_signal, SIGINT);
     uv_signal_start(&w->hangup, on_signal, SIGHUP);
+    start_beat(w);
     return 0;
 }
 
@@ -201,6 +209,12 @@ int mx_worker_fini(mx_worker *w) {
     mx_hist_free(w->runtime.turn.lag);
     mx_hist_free(w->runtime.turn.gc);
     return busy;
+}
+
+MX_EXPORT void mx_worker_state(int state) {
+    mx_place_get()->shard->state = (uint32_t)state;
+    if (state == MX_UP) mx_notify("READY=1\nSTATUS=up");
+    else if (state == MX_STOPPING) mx_notify("STOPPING=1\nSTATUS=stopping");
 }
 
 MX_EXPORT mx_turn *mx_runtime_turn(mx_runtime *r) { return &r->turn; }

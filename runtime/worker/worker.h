@@ -4,6 +4,7 @@
 #ifndef MX_WORKER_H
 #define MX_WORKER_H
 #include "link/link.h"
+#include "worker/shard.h"
 
 typedef struct mx_worker {
     mx_runtime runtime; /* first */
@@ -14,6 +15,8 @@ typedef struct mx_worker {
     uv_poll_t alarm;      /* a timerfd, since a uv_timer counts whole milliseconds */
     uv_signal_t term, interrupt, hangup;
     mx_timer log; /* lines of it are left */
+    uv_timer_t beat; /* so that the loop turns now and then, for those who watch it */
+    mx_shard *shard; /* its turns are counted there */
     int alarm_fd;
     int terminal;           /* it began on one, and ends with it */
     uint64_t alarm_us;      /* what it is set to */

@@ -149,6 +149,14 @@ function M.look()
   if returns then publish.each_returned(function(conn, e) event.emit("returned", conn, e) end) end
 end
 
+-- Whether a link of any connection is being made.
+function M.is_connecting()
+  for _, conn in ipairs(M.open) do
+    if conn.pools.publish:is_connecting() or conn.pools.consume:is_connecting() then return true end
+  end
+  return false
+end
+
 local function no_stats()
   return { connections = { active = 0, idle = 0, total = 0, max = 0 }, channels = { total = 0, borrowed = 0 }, links = {} }
 end

@@ -11,6 +11,10 @@ local COMMANDS = {
 
 local function defaults(host, mx, log)
   log.configure { format = host.log or "text", level = host.log_level or "info" }
+  if host.worker then
+    log.worker = host.worker
+    mx.worker = { number = host.worker, count = host.workers }
+  end
   for k, v in pairs(host.set) do mx.config[k] = tonumber(v) or v end
   math.randomseed(os.time() + (mx.now() * 1e6) % 1e6)
 end
@@ -121,7 +125,7 @@ return function(host)
   defaults(host, mx, log)
   local t = turn.t
   local exit_code, stopping, finished = 0, false, false
-  local main_running = true
+  local main, main_running, is_up = nil, true, false
 
   local function quit(code)
     t.exit_code = code
@@ -144,6 +148,7 @@ return function(host)
   local function stop()
     if stopping then return end
     stopping = true
+    ffi.C.mx_worker_state(ffi.C.MX_STOPPING)
     event.emit("stop")
     task.stop_all()
     local left = 0
@@ -194,9 +199,17 @@ return function(host)
     memory.look()
   end
 
+  -- Up: no connection is being made, and the main chunk has ended, waits for time or for other tasks, or has published.
+  local function look_whether_up()
+    if main_running and main.parked ~= "idle" and publish.totals() == 0 or conns.is_connecting() then return end
+    is_up = true
+    ffi.C.mx_worker_state(ffi.C.MX_UP)
+  end
+
   -- Nothing left to wait for?
   function turn.after()
     if finished or t.stop == 1 then return end
+    if not is_up and not stopping then look_whether_up() end
     if stopping then
       if not turn.stopping_consumers() and publish.pending() == 0 then end_links() end
       return
@@ -223,7 +236,7 @@ return function(host)
   end
   if host.command then
     keep.impatient = host.command ~= "test"
-    turn.start(require(COMMANDS[host.command]).run, function(ok, e)
+    main = turn.start(require(COMMANDS[host.command]).run, function(ok, e)
       main_running = false
       if ok then exit_code = e elseif not (stopping and err.is(e) and e.code == "closed") then fail(task.text_of(e)) end
       if not stopping then end_links() end
@@ -246,6 +259,6 @@ return function(host)
     quit(code)
     return turn.turn
   end
-  turn.start(f, main_done, unpack(arg))
+  main = turn.start(f, main_done, unpack(arg))
   return turn.turn
 end

@@ -11,7 +11,7 @@ int mx_log_clock(int clock, mx_log_time *t) __asm__("clock_gettime");
 ]]
 
 local C = ffi.C
-local M = { dropped = 0 }                 -- lines that could not be made
+local M = { dropped = 0, worker = nil }    -- lines that could not be made; its number under a supervisor, in each line
 local LEVELS = { debug = 1, info = 2, warn = 3, error = 4 }
 local LONGEST = 8192
 local FEWEST = 64              -- to how many bytes the values of a line that is too long are cut at least
@@ -108,6 +108,10 @@ local function prepared(fields, context)
     if values[name] == nil then names[#names + 1], values[name] = name, plain(v, 0) end
   end
   table.sort(names)
+  if M.worker and not values.worker then
+    table.insert(names, 1, "worker")
+    values.worker = M.worker
+  end
   return names, values
 end
 

@@ -114,6 +114,13 @@ function Pool:any(first)
   return nil, self.conn:closed_error()
 end
 
+function Pool:is_connecting()
+  for _, k in ipairs(self.keepers) do
+    if k.dialler then return true end
+  end
+  return false
+end
+
 function Pool:look()
   for _, k in ipairs(self.keepers) do k:look() end
 end
