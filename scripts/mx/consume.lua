@@ -7,12 +7,15 @@ local C, band = ffi.C, require "bit".band
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
 local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtable", require "mx.stream"
-local wait, log, event = require "mx.wait", require "mx.log", require "mx.event"
+local wait, log, event, poison = require "mx.wait", require "mx.log", require "mx.event", require "mx.poison"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
 -- open: consumers, for the exit rule and the drain; hists: by queue, while one of its consumers is there
 local M = { open = {}, hists = setmetatable({}, { __mode = "v" }) }
-M.setup = msg.setup
+function M.setup()
+  msg.setup()
+  poison.setup()
+end
 
 -- What a line of the log from a handler is about.
 function log.context()
@@ -26,8 +29,9 @@ end
 
 -- Handlers and their time limit -------------------------------------------------------------------------------------
 
--- The time limit of a handler that waits, counted from its first wait.
+-- The time limit of a handler that waits, counted from its first wait. Called at each wait.
 local function limit(d)
+  if d.mark then poison.park() end
   if d.limit or d.late then return end
   d.limit = C.mx_wait_new(turn.waits, d.consumer.timeout)
   turn.notify(d.limit, d)
@@ -47,6 +51,7 @@ end
 local function end_of(d)
   local late, sent = d.late, d.sent
   if d.limit then turn.forget(d.limit) end
+  if d.mark then poison.leave(d) end
   if d.raise then d.raise = nil end
   d.limit, d.sent, d.late, d.look = nil, nil, false, d.consumer.manual
   return late, sent
@@ -63,6 +68,7 @@ local function shared(sub)
   end
   return { __call = on_limit, __index = {
     consumer = sub, number = sub.number, delivery = true, on_park = limit, on_idle = on_idle, on_publish = verdict.on_publish,
+    on_wake = poison.is_watched(sub) and poison.on_wake or nil,
   } }
 end
 
@@ -316,6 +322,7 @@ function M.consume(conn, queue, options, handler)
               jitter = r.jitter ~= false, delay = r.delay },
   }, Consumer)
   if stream.is(conn, queue, o) then c.stream, c.handler = true, stream.noting(c, handler) end
+  if poison.is_watched(c) then c.handler = poison.watching(c, handler) end
   local ok, e = start(c)
   if not ok then return nil, e end
   return c

@@ -306,6 +306,7 @@ function M.try_park(idle)
   if task.on_park then task.on_park(task) end
   task.parked = idle or true
   local ok, a, b = pcall(co_yield, PARK)
+  if task.on_wake then task.on_wake(task) end
   if not ok then return refused(task, "cannot wait inside " .. inside_what()) end
   if M.current ~= task then check.fail "cannot resume a coroutine that waits in another task" end
   if a == REFUSE then return refused(task, b) end
