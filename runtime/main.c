@@ -44,7 +44,7 @@ int main(int argc, char **argv) {
     mx_options_parse(&options, argc, argv);
     mx_tls_count_memory();
     int code = options.exit_code, is_worker = mx_place_get()->journal != NULL;
-    if (!options.exit_now) code = options.workers && !is_worker ? mx_supervisor_run(&options, argv) : run(&options, &busy);
+    if (!options.exit_now) code = options.workers && !is_worker ? mx_supervisor_run(&options) : run(&options, &busy);
     mx_options_fini(&options);
     if (busy) {
         fflush(NULL);

@@ -307,8 +307,23 @@ static int take_options(mx_options *o, int argc, char **argv, int *environment_u
     return at;
 }
 
+static char **copy(int argc, char **argv) {
+    char **to = mx_zalloc((size_t)(argc + 1) * sizeof *to);
+    for (int i = 0; i < argc; i++) to[i] = mx_strndup(argv[i], strlen(argv[i]));
+    return to;
+}
+
+static void forget_given(mx_options *o) {
+    for (char **word = o->given; word && *word; word++) {
+        explicit_bzero(*word, strlen(*word));
+        free(*word);
+    }
+    free(o->given);
+    o->given = NULL;
+}
+
 void mx_options_parse(mx_options *o, int argc, char **argv) {
-    *o = (mx_options){.turn_limit = -1, .drain = 25};
+    *o = (mx_options){.turn_limit = -1, .drain = 25, .given = copy(argc, argv)};
     from_environment(o);
     int environment_urls = o->url_count, environment_workers = o->workers, is_command,
         at = take_options(o, argc, argv, &environment_urls, &is_command);
@@ -327,6 +342,7 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
     if (o->turn_limit < 0) o->turn_limit = o->command && !strcmp(o->command, "test") ? 60 : 5;
     o->args = argv + at;
     o->arg_count = argc > at ? argc - at : 0;
+    if (!o->workers) forget_given(o);
 }
 
 void mx_options_fini(mx_options *o) {
@@ -334,4 +350,5 @@ void mx_options_fini(mx_options *o) {
     free(o->urls);
     for (int i = 0; i < o->set_count; i++) free((void *)o->set[i].key);
     free(o->set);
+    forget_given(o);
 }

@@ -13,7 +13,8 @@ typedef struct mx_options {
     int url_count;
     mx_pair *set;
     int set_count;
-    char **args; /* what follows the file; args[-1] need not be the file */
+    char **given; /* argv before passwords were taken out of it: for workers; NULL: there are none */
+    char **args;  /* what follows the file; args[-1] need not be the file */
     int arg_count;
     int workers;              /* 0: no supervisor */
     double turn_limit, drain; /* seconds */

@@ -46,6 +46,7 @@
 ---@class mx
 ---@field null lightuserdata JSON null, AMQP void
 ---@field config table<string, string|number> what `--set K=V` gave
+---@field worker { number: integer, count: integer } which process of `-w N` this is; 1 of 1 without
 mx = {}
 
 --- An error object, to return or to raise from a handler.
@@ -454,6 +455,13 @@ function mx.call(exchange, key, body, opts) end
 --- ```
 --- A consumer that the broker ended (its queue was deleted, its channel closed) says so (event "cancelled") and subscribes
 --- again; a queue that the script declared is declared again first. One whose queue the script itself deleted is over.
+---
+--- Under `mxrun -w` a message that kills its worker (a crash, the end of a worker that stands still or that the kernel takes for lack of
+--- memory, os.exit in the handler) is not run for ever: what was redelivered and has killed three workers while its handler
+--- executed is rejected with the reason "crashed its worker 3 times", without being run. That makes four runs, since the first delivery is not
+--- counted. Messages whose handlers wait meanwhile are not counted; so what a handler leaves behind and crashes later, a thread
+--- of an FFI library say, is not traced to its message. A message is known by its queue and id, without an id by its key and body, as long as
+--- the supervisor lives.
 ---@async
 ---@param queue string
 ---@param options mx.ConsumeOptions

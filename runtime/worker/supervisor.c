@@ -314,8 +314,8 @@ static void start_all(supervisor *s) {
     }
 }
 
-int mx_supervisor_run(const mx_options *o, char **argv) {
-    supervisor s = {.options = o, .argv = argv, .count = o->workers};
+int mx_supervisor_run(const mx_options *o) {
+    supervisor s = {.options = o, .argv = o->given, .count = o->workers};
     signal(SIGPIPE, SIG_IGN);
     mx_log_setup(o->log, o->log_level);
     s.shards = mx_shards_new((uint32_t)s.count, &s.fd);

@@ -8,5 +8,5 @@
 #define MX_SUPERVISOR_H
 #include "options.h"
 
-int mx_supervisor_run(const mx_options *o, char **argv); /* the worst exit code of the workers' last ones */
+int mx_supervisor_run(const mx_options *o); /* the worst exit code of the workers' last ones */
 #endif
