@@ -13,9 +13,10 @@ enum { DRIVE_US = 500, FIRST = 4 << 20 };
 static struct {
     lua_Alloc f;
     void *arg;
-    int tripped;           /* until the next turn */
-    int collecting, whole; /* whole: somebody was stopped, and what he held is garbage now */
-    size_t start;          /* the collector is driven once Lua holds so much */
+    int tripped;   /* until the next turn */
+    size_t enough; /* the collector is driven until Lua holds less; 0: it is not driven now */
+    int whole;     /* whole: somebody was stopped, and what he held is garbage now */
+    size_t start;  /* the collector is driven once Lua holds so much */
 } own = {.start = FIRST};
 
 static void *count(void *arg, void *p, size_t before, size_t after) {
@@ -63,10 +64,10 @@ static size_t next_start(void) {
 /* LuaJIT begins to collect when the heap is twice what the last cycle left; between messages there is time for it before that. */
 void mx_alloc_leave(lua_State *L, mx_turn *t) {
     if (mx_heap_of_lua.live < own.start / 2) own.start = next_start(); /* the collector was faster */
-    if (mx_heap_of_lua.live < own.start && !own.collecting && !own.whole) return;
+    if (mx_heap_of_lua.live < own.start && !own.enough && !own.whole) return;
     uint64_t from = mx_clock_us(), now = from;
     int done;
-    own.collecting = 1;
+    if (!own.enough) own.enough = mx_heap_of_lua.live - mx_heap_of_lua.live / 8;
     do {
         done = own.whole ? lua_gc(L, LUA_GCCOLLECT, 0) + 1 : lua_gc(L, LUA_GCSTEP, 0);
         now = mx_clock_us();
@@ -74,8 +75,9 @@ void mx_alloc_leave(lua_State *L, mx_turn *t) {
     own.whole = 0;
     mx_hist_add(t->gc, now - from, 1);
     t->gc_seconds += (double)(now - from) / 1e6;
-    if (!done) return;
-    own.collecting = 0;
+    /* allocation drives it too: what was freed shows that a cycle is at its end, whoever came to that */
+    if (!done && mx_heap_of_lua.live > own.enough) return;
+    own.enough = 0;
     own.start = next_start();
     t->gc_cycles++;
 }
