@@ -262,7 +262,22 @@ mx_hist *mx_hist_new(void);                             /* 1 us to 1 h, 3 signif
 void mx_hist_free(mx_hist *h);
 void mx_hist_record(mx_hist *h, double seconds);
 double mx_hist_percentile(const mx_hist *h, double p);  /* seconds; 0 when empty */
+double mx_hist_recent(const mx_hist *h, double p);      /* the same of the last 10 to 20 s only */
 double mx_hist_max(const mx_hist *h);
+double mx_hist_count(const mx_hist *h);
+
+/* One number of /metrics, or one histogram. Lua writes value; what has the same name and labels is added up in the text. */
+enum { MX_FREE, MX_HELP, MX_COUNTER, MX_GAUGE, MX_HISTOGRAM };
+typedef struct mx_series {
+    double value;                   /* of a counter or gauge */
+    uint32_t size, kind;            /* bytes to the next record; MX_COUNTER ... */
+    uint16_t name_size, labels_size;
+} mx_series;
+/* labels: 'country="PL",shop="7"' as in the text, or empty; of MX_HELP the help. NULL: there is no room. */
+mx_series *mx_series_new(int kind, const char *name, const char *labels);
+void mx_series_drop(mx_series *s);
+mx_hist *mx_series_hist(mx_series *s);                  /* lives as long as s */
+const char *mx_metrics_text(int openmetrics, size_t *size);     /* Prometheus's, or OpenMetrics; valid until the next call */
 
 /* What Lua and the worker tell each other during a turn. */
 typedef struct mx_turn {

@@ -2,13 +2,10 @@
 #include "measure/hist.h"
 #include <stdlib.h>
 
-enum { HALF_BITS = 10, HALF = 1 << HALF_BITS, DOUBLINGS = 21, BUCKETS = (DOUBLINGS + 2) * HALF };
+enum { HALF_BITS = 10, HALF = MX_HIST_HALF, HALVES = MX_HIST_BUCKETS / HALF, WINDOW_US = 10000000 };
 #define LONGEST 3600000000u /* 1 h; lies in the last doubling, [2^31, 2^32) us */
 
-struct mx_hist {
-    uint64_t count, max;
-    uint64_t bucket[BUCKETS];
-};
+static uint64_t present; /* number of the present window */
 
 static unsigned place(uint64_t us) {
     if (us < 2 * HALF) return (unsigned)us;
@@ -23,32 +20,116 @@ static uint64_t value(unsigned i) {
     return ((uint64_t)(i - e * HALF + 1) << e) - 1;
 }
 
+static void wipe(mx_hist_window *w) {
+    for (unsigned k = 0; k < HALVES; k++)
+        if (w->halves & 1u << k) memset(&w->bucket[k * HALF], 0, HALF * sizeof *w->bucket);
+    w->count = w->max = w->halves = 0;
+}
+
+static mx_hist_window *window_of(mx_hist *h) {
+    mx_hist_window *w = &h->window[present & 1];
+    if (w->number != present) {
+        wipe(w);
+        w->number = present;
+    }
+    return w;
+}
+
+/* A window that nothing was added to lately; its bits and buckets are there still. */
+static int is_past(const mx_hist_window *w) { return w->number + 1 < present; }
+
 MX_EXPORT mx_hist *mx_hist_new(void) { return mx_zalloc(sizeof(mx_hist)); }
 MX_EXPORT void mx_hist_free(mx_hist *h) { free(h); }
+
+void mx_hist_tick(uint64_t now_us) { present = now_us / WINDOW_US; }
 
 void mx_hist_add(mx_hist *h, uint64_t us, uint64_t count) {
     if (!count) return;
     if (us < 1) us = 1;
     if (us > LONGEST) us = LONGEST;
+    mx_hist_window *w = window_of(h);
+    unsigned i = place(us);
+    uint32_t half = 1u << i / HALF;
+    h->count += count, w->count += count;
+    h->sum_us += us * count;
     if (us > h->max) h->max = us;
-    h->count += count;
-    h->bucket[place(us)] += count;
+    if (us > w->max) w->max = us;
+    h->halves |= half, w->halves |= half;
+    h->bucket[i] += count, w->bucket[i] += (uint32_t)count;
 }
 
 MX_EXPORT void mx_hist_record(mx_hist *h, double seconds) {
     mx_hist_add(h, seconds > 0 ? seconds < 3600 ? (uint64_t)(seconds * 1e6 + 0.5) : LONGEST : 0, 1);
 }
 
-MX_EXPORT double mx_hist_percentile(const mx_hist *h, double p) {
-    if (!h->count) return 0;
-    double wanted = p > 0 ? p < 100 ? p / 100 * (double)h->count : (double)h->count : 0;
+/* What percentiles are taken of: the whole histogram, or its two windows. */
+typedef struct view {
+    uint64_t count, max;
+    uint32_t halves;
+    const mx_hist *all;
+    const mx_hist_window *window[2];
+} view;
+
+static void look_at(view *v, const mx_hist_window *w, int k) {
+    if (is_past(w)) return;
+    v->window[k] = w;
+    v->count += w->count;
+    v->halves |= w->halves;
+    if (w->max > v->max) v->max = w->max;
+}
+
+static uint64_t in(const view *v, unsigned i) {
+    if (v->all) return v->all->bucket[i];
+    return (v->window[0] ? (uint64_t)v->window[0]->bucket[i] : 0) + (v->window[1] ? v->window[1]->bucket[i] : 0);
+}
+
+static double percentile(const view *v, double p) {
+    if (!v->count) return 0;
+    double wanted = p > 0 ? p < 100 ? p / 100 * (double)v->count : (double)v->count : 0;
     uint64_t seen = 0;
-    for (unsigned i = 1, last = place(h->max); i < last; i++) {
-        seen += h->bucket[i];
-        if (h->bucket[i] && (double)seen >= wanted) return (double)value(i) / 1e6;
+    for (unsigned i = 1, last = place(v->max); i < last; i++) {
+        if (!(v->halves & 1u << i / HALF)) {
+            i |= HALF - 1; /* the last of this half */
+            continue;
+        }
+        uint64_t n = in(v, i);
+        seen += n;
+        if (n && (double)seen >= wanted) return (double)value(i) / 1e6;
     }
-    return (double)h->max / 1e6;
+    return (double)v->max / 1e6;
+}
+
+MX_EXPORT double mx_hist_percentile(const mx_hist *h, double p) {
+    view v = {.count = h->count, .max = h->max, .halves = h->halves, .all = h};
+    return percentile(&v, p);
+}
+
+MX_EXPORT double mx_hist_recent(const mx_hist *h, double p) {
+    view v = {0};
+    for (int k = 0; k < 2; k++) look_at(&v, &h->window[k], k);
+    return percentile(&v, p);
 }
 
 MX_EXPORT double mx_hist_max(const mx_hist *h) { return (double)h->max / 1e6; }
-double mx_hist_count(const mx_hist *h) { return (double)h->count; }
+MX_EXPORT double mx_hist_count(const mx_hist *h) { return (double)h->count; }
+
+void mx_hist_clear(mx_hist *h) {
+    for (unsigned k = 0; k < HALVES; k++)
+        if (h->halves & 1u << k) memset(&h->bucket[k * HALF], 0, HALF * sizeof *h->bucket);
+    h->count = h->max = h->sum_us = h->halves = 0;
+    wipe(&h->window[0]);
+    wipe(&h->window[1]);
+}
+
+void mx_hist_spread(const mx_hist *h, const uint64_t *bounds, int n, uint64_t *counts) {
+    int k = 0;
+    for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {
+        if (!(h->halves & 1u << i / HALF)) {
+            i |= HALF - 1;
+            continue;
+        }
+        while (k < n && i > place(bounds[k])) k++;
+        if (k == n) return;
+        counts[k] += h->bucket[i];
+    }
+}

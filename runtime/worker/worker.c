@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "measure/metrics.h"
 #include "worker/notify.h"
 
 enum { LOG_US = 50000 };  /* how often a reader of stderr that was slow is tried again */
@@ -74,6 +75,7 @@ static void on_check(uv_check_t *h) {
     mx_worker *w = h->data;
     uint64_t start = mx_clock_us(), now = start;
     w->shard->turns++;
+    mx_hist_tick(start);
     int fired = run_timers(w, now);
     if (!w->due && !fired && !uv_is_active((uv_handle_t *)&w->idle)) return;
     int more;
@@ -145,9 +147,9 @@ int mx_worker_init(mx_worker *w) {
     mx_waits_init(&r->waits, &r->timers);
     r->turn.waits = &r->waits.pub;
     w->log.fire = on_log;
-    r->turn.confirm = mx_hist_new();
-    r->turn.lag = mx_hist_new();
-    r->turn.gc = mx_hist_new();
+    r->turn.confirm = mx_series_hist(w->confirm = mx_series_new(MX_HISTOGRAM, "messaging_publish_duration_seconds", ""));
+    r->turn.lag = mx_series_hist(w->lag = mx_series_new(MX_HISTOGRAM, "mxrun_loop_lag_seconds", ""));
+    r->turn.gc = mx_series_hist(w->gc = mx_series_new(MX_HISTOGRAM, "mxrun_gc_pause_seconds", ""));
     w->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (w->alarm_fd < 0) return MX_EINTERNAL;
     w->alarm_us = UINT64_MAX;
@@ -205,9 +207,9 @@ int mx_worker_fini(mx_worker *w) {
     mx_timer_stop(&w->runtime.timers, &w->log);
     mx_waits_fini(&w->runtime.waits);
     mx_timers_fini(&w->runtime.timers);
-    mx_hist_free(w->runtime.turn.confirm);
-    mx_hist_free(w->runtime.turn.lag);
-    mx_hist_free(w->runtime.turn.gc);
+    mx_series_drop(w->confirm);
+    mx_series_drop(w->lag);
+    mx_series_drop(w->gc);
     return busy;
 }
 

@@ -17,6 +17,7 @@ typedef struct mx_worker {
     mx_timer log;    /* lines of it are left */
     uv_timer_t beat; /* so that the loop turns now and then, for those who watch it */
     mx_shard *shard; /* its turns are counted there */
+    mx_series *confirm, *lag, *gc; /* what the turn's histograms lie in */
     int alarm_fd;
     int terminal;           /* it began on one, and ends with it */
     uint64_t alarm_us;      /* what it is set to */

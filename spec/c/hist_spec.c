@@ -61,11 +61,60 @@ static void hist_clamps_what_is_out_of_range(void **state) {
     mx_hist_free(h);
 }
 
+static void hist_forgets_in_its_windows_what_is_20s_old(void **state) {
+    (void)state;
+    const uint64_t s = 1000000;
+    mx_hist *h = mx_hist_new();
+    mx_hist_tick(1005 * s);
+    mx_hist_record(h, 5);
+    assert_true(mx_hist_recent(h, 100) == 5);
+    mx_hist_tick(1015 * s);
+    mx_hist_record(h, 0.001);
+    near(mx_hist_recent(h, 50), 0.001);
+    assert_true(mx_hist_recent(h, 100) == 5);
+    mx_hist_tick(1025 * s);
+    assert_true(mx_hist_recent(h, 100) == 0.001);
+    mx_hist_record(h, 0.002);
+    assert_true(mx_hist_recent(h, 100) == 0.002);
+    mx_hist_tick(5000 * s);
+    assert_true(mx_hist_recent(h, 100) == 0 && mx_hist_percentile(h, 100) == 5 && mx_hist_count(h) == 3);
+    mx_hist_tick(0);
+    mx_hist_free(h);
+}
+
+static void hist_is_empty_when_cleared(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    for (int i = 0; i < 10000; i++) mx_hist_record(h, i / 100.0);
+    mx_hist_clear(h);
+    assert_true(mx_hist_count(h) == 0 && mx_hist_percentile(h, 99) == 0 && mx_hist_recent(h, 99) == 0);
+    mx_hist_record(h, 1);
+    near(mx_hist_percentile(h, 1), 1);
+    near(mx_hist_recent(h, 1), 1);
+    mx_hist_free(h);
+}
+
+static void hist_spreads_over_bounds(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    const uint64_t bounds[] = {10, 5000, 60000000};
+    uint64_t counts[3] = {0, 0, 100};
+    mx_hist_add(h, 10, 1);
+    mx_hist_add(h, 11, 2);
+    mx_hist_add(h, 5000, 4);
+    mx_hist_add(h, 6000, 8);
+    mx_hist_add(h, 70000000, 16);
+    mx_hist_spread(h, bounds, 3, counts);
+    assert_true(counts[0] == 1 && counts[1] == 6 && counts[2] == 108);
+    mx_hist_free(h);
+}
+
 int main(void) {
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(hist_is_zero_when_empty),          cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
         cmocka_unit_test(hist_ranks_every_sample),          cmocka_unit_test(hist_adds_many_at_once),
-        cmocka_unit_test(hist_clamps_what_is_out_of_range),
+        cmocka_unit_test(hist_clamps_what_is_out_of_range), cmocka_unit_test(hist_forgets_in_its_windows_what_is_20s_old),
+        cmocka_unit_test(hist_is_empty_when_cleared),       cmocka_unit_test(hist_spreads_over_bounds),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
 }
