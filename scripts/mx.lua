@@ -4,7 +4,7 @@ local C = ffi.C
 local turn, task, err, event = require "mx.turn", require "mx.task", require "mx.err", require "mx.event"
 local check, receipt = require "mx.check", require "mx.receipt"
 local conns, publish = require "mx.conn", require "mx.publish"
-local json, log, metrics = require "mx.json", require "mx.log", require "mx.metrics"
+local json, log, metrics, stats = require "mx.json", require "mx.log", require "mx.metrics", require "mx.stats"
 local memory = require "mx.memory"
 
 local mx = { null = json.null, amqp = require("mx.amqp").values, config = {}, worker = { number = 1, count = 1 } }
@@ -89,7 +89,7 @@ mx.tcp = require("mx.tcp").tcp
 
 -- Metrics
 mx.counter, mx.gauge, mx.histogram = metrics.counter, metrics.gauge, metrics.histogram
-function mx.stats() return metrics.stats() end
+function mx.stats() return stats.stats() end
 mx.memory = { limit = memory.limit, collect_at = memory.collect_at, watch = memory.watch, ladder = memory.ladder, stats = memory.stats }
 mx.pool = { stats = function()
   local s = conns.stats()

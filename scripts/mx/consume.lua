@@ -8,10 +8,12 @@ local turn, task, err, check = require "mx.turn", require "mx.task", require "mx
 local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
 local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtable", require "mx.stream"
 local wait, log, event, poison = require "mx.wait", require "mx.log", require "mx.event", require "mx.poison"
+local series = require "mx.series"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
--- open: consumers, for the exit rule and the drain; hists: by queue, while one of its consumers is there
-local M = { open = {}, hists = setmetatable({}, { __mode = "v" }) }
+-- open: consumers, for the exit rule and the drain; starting: how many wait for their subscription; hists: what is
+-- measured of a queue, while one of its consumers is there; on_leave is told of a consumer before it leaves open
+local M = { open = {}, starting = 0, hists = setmetatable({}, { __mode = "v" }), on_leave = function() end }
 function M.setup()
   msg.setup()
   poison.setup()
@@ -140,6 +142,7 @@ local function closed(sub)
   sub.closed = true
   if c.sub == sub then c.sub = nil end
   c.live = c.live - 1
+  M.on_leave(c)
   if c.live == 0 then remove(M.open, c) end
   topology.leave(c.conn, c.queue)
   sub.line:wake_all(true)
@@ -271,7 +274,9 @@ local function start(c)
   local sub = new_subscription(c)
   c.sub = sub
   topology.use(c.conn, c.queue)
+  M.starting = M.starting + 1
   local ok, inbox, e = pcall(subscribe, sub)
+  M.starting = M.starting - 1
   if not ok or not inbox then
     sub.closed, c.sub = true, nil
     topology.leave(c.conn, c.queue)
@@ -300,8 +305,11 @@ local RETRY = {
 local Consumer = {}
 Consumer.__index = Consumer
 
-local function hist_of(queue)
-  M.hists[queue] = M.hists[queue] or ffi.gc(C.mx_hist_new(), C.mx_hist_free)
+-- { hist =, series = what it lies in; nil when there is no room for one }
+local function measures_of(queue)
+  if M.hists[queue] then return M.hists[queue] end
+  local s = series.new("histogram", "messaging_consume_duration_seconds", series.labels({ "queue" }, { queue }))
+  M.hists[queue] = { queue = queue, series = s, hist = s and C.mx_series_hist(s) or ffi.gc(C.mx_hist_new(), C.mx_hist_free) }
   return M.hists[queue]
 end
 
@@ -316,11 +324,12 @@ function M.consume(conn, queue, options, handler)
   local c = setmetatable({
     conn = conn, queue = queue, handler = handler, script = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
     timeout = o.timeout or 30, auto_ack = o.auto_ack or false, exclusive = o.exclusive or false, priority = o.priority,
-    args = o.args or {}, manual = o.manual or false, order_by = o.order_by, active = 0, live = 0, hist = hist_of(queue),
+    args = o.args or {}, manual = o.manual or false, order_by = o.order_by, active = 0, live = 0, measures = measures_of(queue),
     counts = { rejected = 0, retried = 0, failed = 0, stuck = 0, delivered = 0, acked = 0, requeued = 0 },
     retry = { max = r.max or 5, base = r.base or 1, factor = r.factor or 2, max_delay = r.max_delay or 60,
               jitter = r.jitter ~= false, delay = r.delay },
   }, Consumer)
+  c.hist = c.measures.hist
   if stream.is(conn, queue, o) then c.stream, c.handler = true, stream.noting(c, handler) end
   if poison.is_watched(c) then c.handler = poison.watching(c, handler) end
   local ok, e = start(c)

@@ -1,162 +1,213 @@
--- Counters, gauges, histograms, and the figures of mx.stats().
+-- Counters, gauges and histograms of scripts: which series an update goes to, without building a text for that.
+--
+-- self.tree is nested by the values of the labels, in their order: its leaves are series (mx/series.lua). What is not found
+-- there goes through series_of, once for each combination.
 local ffi = require "ffi"
 local C = ffi.C
-local turn, check = require "mx.turn", require "mx.check"
-local consume, publish, conns = require "mx.consume", require "mx.publish", require "mx.conn"
-local memory = require "mx.memory"
+local turn, check, err, log, series = require "mx.turn", require "mx.check", require "mx.err", require "mx.log", require "mx.series"
+local type, select = type, select
 
-local M = { all = {}, dropped = 0 }
+local M = { all = {} }
 local MAX_SERIES = 1000
+local MAX_LEAVES = 4 * MAX_SERIES       -- 1 and "1" are the same series, and so are texts that differ behind what is kept of them
+local EMPTY = {}
 
-local Counter = {}
-Counter.__index = Counter
+local function mistake(self, text) check.fail(("%s %s: %s"):format(self.kind, self.name, text)) end
 
--- The label values as one text; nil is an empty one, as Prometheus has it.
-local function key_of(self, ...)
-  local values, wanted = { ... }, #self.labels
-  local given = select("#", ...)
-  for i = 1, given do
+local function check_values(self, count, values)
+  for i = 1, count do
     local kind = type(values[i])
-    if kind == "nil" then values[i] = "" elseif kind ~= "string" and kind ~= "number" then given = -1 end
+    if kind ~= "nil" and kind ~= "string" and kind ~= "number" then count = -1 end
   end
-  if given ~= wanted then
-    local what = wanted == 0 and "it has no labels" or "expected a text for each of its labels: " .. table.concat(self.labels, ", ")
-    check.fail(("counter %s: %s"):format(self.name, what))
-  end
-  return table.concat(values, "\0")
+  if count == #self.labels then return end
+  mistake(self, #self.labels == 0 and "it has no labels"
+                or "expected a text for each of its labels: " .. table.concat(self.labels, ", "))
 end
 
-local function series(self, ...)
-  local key = key_of(self, ...)
-  if not self.values[key] then
-    if self.count >= MAX_SERIES then
-      M.dropped = M.dropped + 1
-      return nil
-    end
-    self.count = self.count + 1
-    self.values[key] = 0
+local dropped = series.new("counter", "mxrun_series_dropped_total") or { value = 0 }
+series.help("mxrun_series_dropped_total", "updates that went to no series, since their metric had 1000 already or memory was full")
+
+-- The series of these values, made if need be; nil when there are too many. nil is an empty value, as Prometheus has it,
+-- and a number is its text.
+local function series_of(self, make, ...)
+  local values = { ... }
+  check_values(self, select("#", ...), values)
+  local labels = series.labels(self.labels, values)
+  local s = self.by_text[labels]
+  if s or not make then return s end
+  s = self.made < MAX_SERIES and series.new(self.kind, self.name, labels) or nil
+  if not s then
+    dropped.value = dropped.value + 1
+    return nil
   end
-  return key
+  self.made, self.by_text[labels] = self.made + 1, s
+  return s
+end
+
+-- From now on the leaf is found by the values themselves.
+local function remember(self, leaf, ...)
+  local node, n = self.tree, #self.labels
+  self.leaves = self.leaves + 1
+  if n == 0 then self.leaf = leaf end
+  for i = 1, n do
+    local value = select(i, ...)
+    if value == nil or value ~= value then return end          -- no key of a table
+    if i == n then node[value] = leaf else
+      node[value] = node[value] or {}
+      node = node[value]
+    end
+  end
+end
+
+-- What an update needs: a series, of a histogram the mx_hist in it.
+local function missed(self, ...)
+  local s = series_of(self, true, ...)
+  if not s then return nil end
+  local leaf = self.kind == "histogram" and C.mx_series_hist(s) or s
+  if self.leaves < MAX_LEAVES then remember(self, leaf, ...) end
+  return leaf
+end
+
+-- The update of a metric with so many labels, compiled from this text so that traces see no loop over labels.
+local UPDATE = [[
+local missed, bad, record, EMPTY, select, type = ...
+return function(self, v$VALUES, ...)
+  $CHECK
+  local leaf = $FIND
+  if leaf == nil or select("#", ...) ~= 0 then leaf = missed(self$VALUES, ...) end
+  if leaf ~= nil then $DO end
+end]]
+
+local HOW = {
+  counter = { "inc", "v = v or 1 if type(v) ~= 'number' or not (v >= 0 and v < 1/0) then bad(self, v) end",
+              "leaf.value = leaf.value + v" },
+  gauge = { "set", "if type(v) ~= 'number' then bad(self, v) end", "leaf.value = v" },
+  histogram = { "observe", "if type(v) ~= 'number' then bad(self, v) end", "record(leaf, v)" },
+}
+local EXPECTED = { counter = "a number of 0 or more", gauge = "a number", histogram = "seconds" }
+
+local function bad(self, v)
+  local got = type(v) == "number" and "" or ", got a " .. type(v)
+  check.fail(("%s:%s: expected %s%s"):format(self.kind, HOW[self.kind][1], EXPECTED[self.kind], got))
+end
+
+local function update_of(kind, labels)
+  local values, find = "", labels == 0 and "self.leaf" or "self.tree"
+  for i = 1, labels do
+    values = values .. ", l" .. i
+    find = i == 1 and find .. "[l1]" or ("(%s or EMPTY)[l%d]"):format(find, i)
+  end
+  local text = UPDATE:gsub("%$(%u+)", { VALUES = values, FIND = find, CHECK = HOW[kind][2], DO = HOW[kind][3] })
+  return assert(loadstring(text, "=mx/metrics:" .. HOW[kind][1]))(missed, bad, C.mx_hist_record, EMPTY, select, type)
+end
+
+local Counter, Gauge, Histogram = {}, {}, {}
+local METHODS, classes = { counter = Counter, gauge = Gauge, histogram = Histogram }, {}
+
+-- What metrics of a kind with so many labels have in common.
+local function class_of(kind, labels)
+  local key = kind .. labels
+  if not classes[key] then
+    local methods = { [HOW[kind][1]] = update_of(kind, labels) }
+    for name, f in pairs(METHODS[kind]) do methods[name] = f end
+    classes[key] = { __index = methods }
+  end
+  return classes[key]
+end
+
+-- Making them -----------------------------------------------------------------------------------------------------
+
+local function check_name(kind, name)
+  if type(name) ~= "string" or not name:find "^[%a_:][%w_:]*$" or #name > 255 then
+    check.fail(("mx.%s: '%s' is not a metric's name (letters, digits, _ and :)"):format(kind, tostring(name)))
+  end
+  if name:find "^mxrun_" or name:find "^messaging_" then
+    check.fail(("mx.%s: '%s': names that begin with mxrun_ or messaging_ are mxrun's own"):format(kind, name))
+  end
+end
+
+local function check_labels(kind, labels)
+  local list, seen = {}, {}
+  for i, label in ipairs(check.arg(3, "mx." .. kind, labels or {}, "table")) do
+    list[i] = check.arg(3, "mx." .. kind, label, "string")
+    if not label:find "^[%a_][%w_]*$" or label:find "^__" or label == "le" and kind == "histogram" or seen[label] then
+      check.fail(("mx.%s: '%s' cannot be a label here (letters, digits and _, no two alike)"):format(kind, label))
+    end
+    seen[label] = true
+  end
+  if #list > 16 then check.fail(("mx.%s: %d labels, at most 16"):format(kind, #list)) end
+  return list
 end
 
 -- One that has the name already is that one, and has to be of the same kind and labels.
-local function metric(kind, name, help, labels, meta)
-  if type(name) ~= "string" or not name:find "^[%a_:][%w_:]*$" then
-    check.fail(("mx.%s: '%s' is not a metric's name (letters, digits, _ and :)"):format(kind, tostring(name)))
-  end
-  local list = {}
-  for i, label in ipairs(check.arg(3, "mx." .. kind, labels or {}, "table")) do
-    list[i] = check.arg(3, "mx." .. kind, label, "string")
-  end
+local function metric(kind, name, help, labels)
+  check_name(kind, name)
+  if help ~= nil then check.arg(2, "mx." .. kind, help, "string") end
+  local list = check_labels(kind, labels)
   local self = M.all[name]
-  if not self then
-    self = setmetatable({ kind = kind, name = name, help = help, labels = list, values = {}, count = 0 }, meta)
-    M.all[name] = self
-  elseif self.kind ~= kind or table.concat(self.labels, " ") ~= table.concat(list, " ") then
-    check.fail(("mx.%s: '%s' is there already: a %s with the labels { %s }"):format(kind, name, self.kind, table.concat(self.labels, ", ")))
+  if self then
+    if self.kind ~= kind or table.concat(self.labels, " ") ~= table.concat(list, " ") then
+      local is = ("a %s with the labels { %s }"):format(self.kind, table.concat(self.labels, ", "))
+      check.fail(("mx.%s: '%s' is there already: %s"):format(kind, name, is))
+    end
+    return self
   end
+  self = setmetatable({ kind = kind, name = name, labels = list, tree = {}, by_text = {}, made = 0, leaves = 0 }, class_of(kind, #list))
+  M.all[name] = self
+  if help then series.help(name, help) end
   return self
 end
 
-function M.counter(name, help, labels) return metric("counter", name, help, labels, Counter) end
-
--- Adds n; the label values follow in the order of the labels.
-function Counter:inc(n, ...)
-  n = n or 1
-  if type(n) ~= "number" or n ~= n or n < 0 then check.fail "counter:inc: expected a number of 0 or more" end
-  local key = series(self, ...)
-  if key then self.values[key] = self.values[key] + n end
+function M.counter(name, help, labels) return metric("counter", name, help, labels) end
+function Counter:get(...)
+  local s = series_of(self, false, ...)
+  return s and s.value or 0
 end
 
-function Counter:get(...) return self.values[key_of(self, ...)] or 0 end
-
-local Gauge = {}
-Gauge.__index = Gauge
-function M.gauge(name, f)
-  local self = metric("gauge", name, nil, nil, Gauge)
-  if type(f) == "function" then self.f = f end
+-- With a function in the place of the help or the labels: it is asked whenever somebody wants to know.
+function M.gauge(name, help, labels)
+  local f = type(help) == "function" and help or type(labels) == "function" and labels
+  if help == f then help = nil end
+  if labels == f then labels = nil end
+  local self = metric("gauge", name, help, labels)
+  if f and #self.labels > 0 then check.fail "mx.gauge: a function gives one number, labels need set" end
+  if f then self.f = f end
   return self
 end
-function Gauge:set(v)
-  if type(v) ~= "number" then check.fail("gauge:set: expected a number, got a " .. type(v)) end
-  self.value = v
-end
-function Gauge:get()
+function Gauge:get(...)
   if self.f then return self.f() end
-  return self.value
+  local s = series_of(self, false, ...)
+  return s and s.value
 end
 
-local Histogram = {}
-Histogram.__index = Histogram
-function M.histogram(name)
-  local self = metric("histogram", name, nil, nil, Histogram)
-  self.h = self.h or ffi.gc(C.mx_hist_new(), C.mx_hist_free)
-  return self
+function M.histogram(name, help, labels) return metric("histogram", name, help, labels) end
+local function percentile(self, of, percent, ...)
+  local s = series_of(self, false, ...)
+  return s and of(C.mx_series_hist(s), check.arg(1, "histogram:p", percent, "number")) or 0
 end
-function Histogram:observe(seconds)
-  if type(seconds) ~= "number" then check.fail("histogram:observe: expected seconds, got a " .. type(seconds)) end
-  C.mx_hist_record(self.h, seconds)
+function Histogram:p(percent, ...) return percentile(self, C.mx_hist_percentile, percent, ...) end
+function Histogram:recent(percent, ...) return percentile(self, C.mx_hist_recent, percent, ...) end
+function Histogram:count(...)
+  local s = series_of(self, false, ...)
+  return s and C.mx_hist_count(C.mx_series_hist(s)) or 0
 end
-function Histogram:p(percent) return C.mx_hist_percentile(self.h, percent) end
-function Histogram:time(f, ...)
-  local start = C.mx_now()
-  local function done(...)
-    self:observe(C.mx_now() - start)
-    return ...
+
+local function done(self, start, ...)
+  self:observe(C.mx_now() - start)
+  return ...
+end
+function Histogram:time(f, ...) return done(self, C.mx_now(), f(...)) end
+
+-- Before the numbers are read: asks the gauges that are functions. What fails there is said once.
+function M.collect()
+  for _, m in pairs(M.all) do
+    if m.f then
+      local ok, v = turn.unwaiting("a gauge's function", m.f)
+      local wrong = not ok and err.tostring(v) or type(v) ~= "number" and "it returned a " .. type(v)
+      if not wrong then m:set(v) elseif not m.said then log.error("a gauge's function failed", { gauge = m.name, error = wrong }) end
+      m.said = wrong and true
+    end
   end
-  return done(f(...))
-end
-
--- mx.stats() ------------------------------------------------------------------------------------------------------
-
-local started, last, last_consumed = C.mx_now(), {}, {}       -- last_consumed: by queue
-
-local function percentiles(h)
-  local function p(x) return C.mx_hist_percentile(h, x) end
-  return { p50 = p(50), p95 = p(95), p99 = p(99), max = C.mx_hist_max(h) }
-end
-
--- Events a second since the last call that was at least a second ago; list: of what was seen then.
-local function rate(list, name, count, now)
-  local seen = list[name]
-  if not seen or now - seen.at >= 1 then
-    local r = seen and (count - seen.count) / (now - seen.at) or count / math.max(now - started, 1e-3)
-    list[name] = { at = now, count = count, rate = r }
-    return r
-  end
-  return seen.rate
-end
-
--- By queue, the figures of all its consumers together.
-local function consumers()
-  local queues = {}
-  for _, c in ipairs(consume.open) do
-    local sum = queues[c.queue] or {}
-    for name, n in pairs(c:stats()) do sum[name] = (sum[name] or 0) + n end
-    queues[c.queue] = sum
-  end
-  return queues
-end
-
-function M.stats()
-  local now, held = C.mx_now(), memory.stats()
-  local published, failed, pending = publish.totals()
-  local queues = consumers()
-  for name, q in pairs(queues) do
-    q.rate = rate(last_consumed, name, q.count, now)
-    q.handler = percentiles(consume.hists[name])
-  end
-  for name in pairs(last_consumed) do
-    if not queues[name] then last_consumed[name] = nil end
-  end
-  return {
-    publish = { count = published, rate = rate(last, "publish", published, now), errors = failed, in_flight = pending,
-                confirm = percentiles(turn.t.confirm) },
-    consume = queues,
-    errors = { count = failed, rate = rate(last, "errors", failed, now) },
-    loop = { lag_p99 = C.mx_hist_percentile(turn.t.lag, 99) },
-    memory = held, gc = held.gc, pool = conns.stats(), tasks = turn.tasks, uptime = now - started,
-  }
 end
 
 return M
