@@ -255,6 +255,19 @@ typedef struct mx_memory_pool_stats {
 } mx_memory_pool_stats;
 int mx_memory_pool(int i, mx_memory_pool_stats *to);    /* 0: there is none of that number, they count from 0 */
 
+/* ---- HTTP --------------------------------------------------------------------------------------------------- */
+
+/* What the runtime does not answer itself. The texts are valid until it is answered or Lua leaves its turn. */
+typedef struct mx_http_request {
+    uint32_t id;
+    const char *path, *query, *accept;                  /* "/metrics"; what stands behind the ?; the header's value */
+} mx_http_request;
+const char *mx_http_address(mx_runtime *r);             /* where it listens; NULL: nowhere */
+void mx_http_wait(mx_runtime *r, uint32_t ticket);      /* posted when there is one to take */
+int mx_http_take(mx_runtime *r, mx_http_request *to);   /* 0: there is none */
+/* Copies. Who takes longer than 10 s answers nobody any more. */
+void mx_http_answer(mx_runtime *r, uint32_t id, int status, const char *type, const void *body, size_t n);
+
 /* ---- the process ------------------------------------------------------------------------------------------- */
 
 typedef struct mx_hist mx_hist;

@@ -24,6 +24,8 @@ static const char help[] =
     "  -w, --workers N     run the script in N processes and start those again that die; auto: as many as there are\n"
     "                      processors. Until one has come up, exit 2 ends all, and so does the fifth failure (MXRUN_WORKERS)\n"
     "      --check         compile FILE, run its main chunk with no network, report what is wrong with it\n"
+    "      --http ADDR     /live /ready /health /metrics at host:port or port, by default on 127.0.0.1 (MXRUN_HTTP)\n"
+    "      --http-token-file FILE   asks for Authorization: Bearer with what FILE holds (MXRUN_HTTP_TOKEN: the token)\n"
     "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"
     "      --log FORMAT    text or json (MXRUN_LOG)\n"
     "      --log-level L   debug, info, warn or error (MXRUN_LOG_LEVEL)\n"
@@ -37,7 +39,7 @@ static const char help[] =
     "\n"
     "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
 
-enum { URL, EVAL, WORKERS, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, MEMORY_LIMIT, SCRIPTS, HELP, VERSION };
+enum { URL, EVAL, WORKERS, HTTP, HTTP_TOKEN_FILE, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, MEMORY_LIMIT, SCRIPTS, HELP, VERSION };
 static const struct {
     const char *name, *letter;
     int id, takes;
@@ -46,6 +48,8 @@ static const struct {
     {"--url", "-u", URL, 1, "MXRUN_URLS"},
     {"--eval", "-e", EVAL, 1, NULL},
     {"--workers", "-w", WORKERS, 1, "MXRUN_WORKERS"},
+    {"--http", NULL, HTTP, 1, "MXRUN_HTTP"},
+    {"--http-token-file", NULL, HTTP_TOKEN_FILE, 1, "MXRUN_HTTP_TOKEN_FILE"},
     {"--check", NULL, CHECK, 0, NULL},
     {"--set", NULL, SET, 1, NULL},
     {"--log", NULL, LOG, 1, "MXRUN_LOG"},
@@ -193,6 +197,8 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     case URL: add_urls(o, name, value); break;
     case EVAL: o->eval = value; break;
     case WORKERS: o->workers = workers(o, name, value); break;
+    case HTTP: o->http = value; break;
+    case HTTP_TOKEN_FILE: o->http_token_file = value; break;
     case CHECK: o->command = "check"; break;
     case SET: add_set(o, value); break;
     case LOG: one_of(o, name, o->log = value, "text json"); break;

@@ -9,6 +9,7 @@ typedef struct mx_pair {
 typedef struct mx_options {
     const char *command; /* "test", "pub" ...; NULL: run file */
     const char *file, *eval, *log, *log_level, *scripts;
+    const char *http, *http_token_file;
     const char **urls;
     int url_count;
     mx_pair *set;

@@ -97,6 +97,9 @@ mx.pool = { stats = function()
   return s
 end }
 
+-- Health
+mx.health = require("mx.health").api
+
 -- Events
 mx.on = event.on
 

@@ -35,6 +35,7 @@ struct mx_runtime {
     mx_turn turn;
     mx_link_base *links;         /* open ones, for the turn */
     struct mx_socket *sockets;   /* open ones, and those that are not gone yet */
+    struct mx_http *http;        /* NULL: none */
     void (*wake)(mx_runtime *r); /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
     int news;                    /* Lua is to look: deliveries, changed states; posts count without it */
 };

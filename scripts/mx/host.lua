@@ -123,6 +123,8 @@ return function(host)
   require "mx.guards"()
   rawset(_G, "mx", mx)
   defaults(host, mx, log)
+  require "mx.health".setup()
+  require "mx.http".setup()
   local t = turn.t
   local exit_code, stopping, finished = 0, false, false
   local main, main_running, is_up = nil, true, false

@@ -154,7 +154,7 @@ local function metric(kind, name, help, labels)
   end
   self = setmetatable({ kind = kind, name = name, labels = list, tree = {}, by_text = {}, made = 0, leaves = 0 }, class_of(kind, #list))
   M.all[name] = self
-  if help then series.help(name, help) end
+  series.help(name, help or "a " .. kind .. " of the script")
   return self
 end
 

@@ -209,7 +209,7 @@ local function instance(h)
   local loaded, before = package.loaded, {}
   for name, module in pairs(loaded) do before[name] = module end
   for name, double in pairs(doubles(h)) do loaded[name] = double end
-  loaded.mx, loaded["mx.event"], loaded["mx.metrics"] = nil, nil, nil
+  for _, own in ipairs { "mx", "mx.event", "mx.metrics", "mx.health" } do loaded[own] = nil end
   local ok, mx = pcall(require, "mx")
   h.emitter = loaded["mx.event"].emit
   for name in pairs(loaded) do loaded[name] = before[name] end
