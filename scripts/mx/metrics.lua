@@ -98,7 +98,7 @@ local function update_of(kind, labels)
     find = i == 1 and find .. "[l1]" or ("(%s or EMPTY)[l%d]"):format(find, i)
   end
   local text = UPDATE:gsub("%$(%u+)", { VALUES = values, FIND = find, CHECK = HOW[kind][2], DO = HOW[kind][3] })
-  return assert(loadstring(text, "=mx/metrics:" .. HOW[kind][1]))(missed, bad, C.mx_hist_record, EMPTY, select, type)
+  return assert(loadstring(text, debug.getinfo(1, "S").source))(missed, bad, C.mx_hist_record, EMPTY, select, type)
 end
 
 local Counter, Gauge, Histogram = {}, {}, {}
