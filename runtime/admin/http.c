@@ -64,9 +64,16 @@ static void on_poll(uv_poll_t *p, int status, int events) {
     run(p->data);
 }
 
+static int is_full(const mx_http *h) {
+    return mhd.MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS)->num_connections >= CONNECTIONS;
+}
+
+/* While it is full it does not listen; that it is not full any more it notices when it is run the next time. */
 static void run(mx_http *h) {
     MHD_UNSIGNED_LONG_LONG ms;
+    int was_full = is_full(h);
     mhd.MHD_run(h->daemon);
+    if (was_full && !is_full(h)) mhd.MHD_run(h->daemon);
     if (mhd.MHD_get_timeout(h->daemon, &ms) == MHD_YES) uv_timer_start(&h->timer, on_timer, ms, 0);
     else uv_timer_stop(&h->timer);
 }

@@ -23,7 +23,7 @@ static uint64_t value(unsigned i) {
 static void wipe(mx_hist_window *w) {
     for (unsigned k = 0; k < HALVES; k++)
         if (w->halves & 1u << k) memset(&w->bucket[k * HALF], 0, HALF * sizeof *w->bucket);
-    w->count = w->max = w->halves = 0;
+    w->number = w->count = w->max = w->halves = 0;
 }
 
 static mx_hist_window *window_of(mx_hist *h) {

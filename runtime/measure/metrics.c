@@ -80,11 +80,12 @@ MX_EXPORT mx_series *mx_series_new(int kind, const char *name, const char *label
     return s;
 }
 
-/* What a record held as a histogram is wiped here: a new one is made in zeroed memory. */
+/* What a record held is wiped: in the next one of its place the histogram may begin elsewhere. */
 MX_EXPORT void mx_series_drop(mx_series *s) {
     mx_hist *h = mx_series_hist(s);
-    if (h) mx_hist_clear(h);
     __atomic_store_n(&s->kind, MX_FREE, __ATOMIC_RELEASE);
+    if (h) mx_hist_clear(h);
+    memset(s + 1, 0, (size_t)s->name_size + s->labels_size + 2);
     slab->free++;
 }
 

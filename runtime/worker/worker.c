@@ -81,7 +81,7 @@ static void on_check(uv_check_t *h) {
     int more;
     do {
         more = slice(w);
-        now = mx_clock_us();
+        mx_hist_tick(now = mx_clock_us());
         more |= run_timers(w, now);
     } while (more && !w->leaving && now - start < DRAIN_US);
     mx_hist_add(w->runtime.turn.lag, now - start, 1);

@@ -21,7 +21,8 @@ local function verdict(c, ok, status, message)
   if not ok then return "unhealthy", (err.explain(status)) end
   if status == nil or status == true then status = "healthy" elseif status == false then status = "unhealthy" end
   if not RANK[status] or status == "unknown" then
-    return "unhealthy", tostring(check.returned(c.f, ("a check answers 'degraded', 'unhealthy' or nothing, got %s"):format(tostring(status))))
+    local text = ("a check answers 'degraded', 'unhealthy' or nothing, got %s"):format(err.tostring(status))
+    return "unhealthy", tostring(check.returned(c.f, text))
   end
   return status, message ~= nil and err.tostring(message) or nil
 end
@@ -61,7 +62,7 @@ end
 
 -- The next run is counted from the start of this one; one that still runs is not started again beside itself.
 local function tick(c)
-  if checks[c.name] ~= c or task.stopping then return end
+  if checks[c.name] ~= c or task.stopping or not M.running then return end
   if not c.running then run(c) elseif c.late then late(c) end
   turn.notify(C.mx_wait_new(turn.waits, c.every), function() tick(c) end)
 end
@@ -177,18 +178,17 @@ local function check_connections(limit, options)
   return at_least(limit, options)
 end
 
--- The connection that consumes from the queue, or the first there is.
-local function connection_of(queue)
+-- The connection that consumes from the queue, or did when last seen; else the first there is.
+local function connection_of(queue, before)
   for _, c in ipairs(consume.open) do
     if c.queue == queue then return c.conn end
   end
-  return conns.open[1]
+  return before and not before.closed and before or conns.open[1]
 end
 
 -- Whether there is something to do: true; false; nil, err. What consumers hold is known here, the rest the broker is asked.
-local function is_waiting(queue, figures)
+local function is_waiting(queue, figures, conn)
   if figures and figures.in_flight > 0 then return true end
-  local conn = connection_of(queue)
   if not conn or missing_link(conn) then return true end
   local info, e = topology.queue_info(conn, queue)
   if not info then return nil, e end
@@ -199,7 +199,7 @@ end
 local function check_progress(queue, limit, options)
   queue = check.arg(1, "mx.health.progress", queue, "name")
   limit = check.arg(2, "mx.health.progress", limit, "function|seconds")
-  local handled, since
+  local handled, since, conn
   local function judge(idle, seconds)
     if idle >= seconds then return "unhealthy", ("none of the messages in %q was handled for %.3g s"):format(queue, idle) end
   end
@@ -208,7 +208,8 @@ local function check_progress(queue, limit, options)
     local q, now = s.consume[queue], C.mx_now()
     local n = q and q.acked + q.rejected + q.requeued + q.failed or 0
     local waiting, e = false, nil
-    if n == handled then waiting, e = is_waiting(queue, q) end
+    conn = connection_of(queue, conn)
+    if n == handled then waiting, e = is_waiting(queue, q, conn) end
     if e then return "unhealthy", tostring(e) end
     if not waiting then since = nil end
     handled, since = n, since or now
