@@ -834,7 +834,9 @@ function Socket:getreusedtimes() end
 
 --- # Metrics, log, stats
 
---- Made again under the same name it is the same one; of another kind or with other labels that raises.
+--- Made again under the same name it is the same one; of another kind or with other labels that raises. Names that begin with mxrun_ or
+--- messaging_ are mxrun's own. A metric has at most 1000 series (combinations of values of its labels); updates beyond them are counted
+--- in `mxrun_series_dropped_total` and forgotten. An update allocates nothing.
 ---@param name string
 ---@param help? string
 ---@param labels? string[]
@@ -849,43 +851,68 @@ local Counter = {}
 ---@param ... string|number|nil
 function Counter:inc(n, ...) end
 
----@param ... string
+---@param ... string|number|nil
 ---@return number
 function Counter:get(...) end
 
+--- A number that goes up and down; a function instead of the help or the labels is asked for it whenever /metrics is, and must not wait.
+---
+--- ```lua
+--- local waiting = {}
+--- mx.gauge("orders_waiting", "orders not paid yet", function() return #waiting end)
+--- mx.gauge("oven_celsius", "temperature", { "oven" }):set(220, "left")
+--- ```
 ---@param name string
----@param f? fun(): number
+---@param help? string|fun(): number
+---@param labels? string[]|fun(): number
 ---@return mx.Gauge
-function mx.gauge(name, f) end
+function mx.gauge(name, help, labels) end
 
 ---@class mx.Gauge
 local Gauge = {}
 
 ---@param value number
-function Gauge:set(value) end
+---@param ... string|number|nil
+function Gauge:set(value, ...) end
 
+---@param ... string|number|nil
 ---@return number?
-function Gauge:get() end
+function Gauge:get(...) end
 
 --- An HDR histogram of all samples: 1 µs to 1 h, three significant digits.
 ---@param name string
+---@param help? string
+---@param labels? string[]
 ---@return mx.Histogram
-function mx.histogram(name) end
+function mx.histogram(name, help, labels) end
 
 ---@class mx.Histogram
 local Histogram = {}
 
 ---@param seconds number
-function Histogram:observe(seconds) end
+---@param ... string|number|nil
+function Histogram:observe(seconds, ...) end
 
---- Runs f(...), records how long it took, returns what it returned.
+--- Runs f(...), records how long it took, returns what it returned. For a histogram without labels.
 ---@param f fun(...: any): ...
 ---@return any ...
 function Histogram:time(f, ...) end
 
+--- Of all samples.
 ---@param percent number 0 to 100
+---@param ... string|number|nil
 ---@return number seconds
-function Histogram:p(percent) end
+function Histogram:p(percent, ...) end
+
+--- Of the samples of the last 10 to 20 s.
+---@param percent number 0 to 100
+---@param ... string|number|nil
+---@return number seconds
+function Histogram:recent(percent, ...) end
+
+---@param ... string|number|nil
+---@return number
+function Histogram:count(...) end
 
 ---@class mx.Log
 ---@field configure fun(options: { format?: "text"|"json", level?: "debug"|"info"|"warn"|"error" }) as --log and --log-level
@@ -967,9 +994,67 @@ function mx.memory.ladder(steps) end
 ---@return mx.MemoryStats
 function mx.memory.stats() end
 
---- Figures of the process: publish, consume by queue, errors, memory, gc, loop, pool, tasks, uptime. Latencies are percentiles of all samples, in seconds.
+--- Figures of the process: publish, consume by queue, errors, memory, gc, pool, loop, tasks, uptime. Latencies are percentiles of all
+--- samples, in seconds; `recent` has those of the last 10 to 20 s, and so has `loop.lag_p99`.
 ---@return table
 function mx.stats() end
+
+--- # Health
+
+---@alias mx.HealthCheck fun(stats: table): ("degraded"|"unhealthy"|boolean)?, string?, table? nothing or true: healthy; false, or an error: unhealthy; then a message, and details for the report
+
+---@class mx.HealthOptions
+---@field every? mx.seconds 5; what comes with mxrun 1
+---@field timeout? mx.seconds 1; a check that runs longer has failed
+---@field fail_after? integer 3; so many results in a row make it worse; what comes with mxrun 1
+---@field recover_after? integer 2; and so many better
+
+--- A check that runs from now on; one of the same name takes its place. It gets what mx.stats() answers, and returns nothing or true when
+--- all is well; false, "degraded" or "unhealthy", with a message, when not. An error, and running past its timeout, is unhealthy. The
+--- report is what `--http` serves as /health.
+---
+--- ```lua
+--- mx.health("lag", { every = 5, fail_after = 3 }, function(s)
+---   if s.loop.lag_p99 > 0.1 then return "degraded", "loop lag" end
+--- end)
+--- mx.health.memory(0.85)
+--- mx.health.tasks(function(n, s) return s.uptime < 60 and 5000 or 1000 end)
+--- ```
+---@param name string
+---@param options? mx.HealthOptions
+---@param f mx.HealthCheck
+function mx.health(name, options, f) end
+
+--- Up to 1 the share of the memory that the machine or its cgroup has; above, or as text, bytes of resident memory. From 80 % of the limit
+--- on it is degraded, and so are tasks and loop. A function gets `mx.stats().memory` and answers a limit, or what a check answers.
+---@param limit number|string|fun(memory: table, stats: table): any
+---@param options? mx.HealthOptions
+function mx.health.memory(limit, options) end
+
+--- How many tasks there may be.
+---@param limit number|fun(tasks: integer, stats: table): any
+---@param options? mx.HealthOptions
+function mx.health.tasks(limit, options) end
+
+--- How long a turn of the loop may take: the 99th percentile of the last 10 to 20 s.
+---@param limit mx.seconds|fun(seconds: number, stats: table): any
+---@param options? mx.HealthOptions
+function mx.health.loop(limit, options) end
+
+--- How many connections have to be open; what publishes and what consumes are two.
+---@param limit { min: integer }|integer|fun(open: integer, stats: table): any
+---@param options? mx.HealthOptions
+function mx.health.connections(limit, options) end
+
+--- Unhealthy when messages wait in the queue, or there is no connection to know by, and none was handled for so many seconds.
+---@param queue string
+---@param limit mx.seconds|fun(seconds: number, stats: table): any
+---@param options? mx.HealthOptions every: a fifth of the limit, 0.1 to 5 s
+function mx.health.progress(queue, limit, options) end
+
+--- `status` is the worst of the checks: "healthy", "degraded", "unhealthy"; a check that has not said anything yet is "unknown".
+---@return { status: string, checks: table<string, { status: string, message: string?, since: integer, duration: number?, details: table? }>, summary: table<string, integer> } report since: seconds since 1970
+function mx.health.report() end
 
 --- # JSON
 

@@ -104,10 +104,14 @@ end
 
 -- Ready -------------------------------------------------------------------------------------------------------------
 
+local function is_open(keeper) return keeper.link ~= nil and keeper.link.state == C.MX_OPEN end
+
+-- Of those that publish or consume, each that was lost has to be back; of new ones the first has to be there.
 local function missing_link(conn)
-  if next(conn.lost) or next(conn.opening) then return conn.text .. " is not connected" end
-  for kind, link in pairs(conn.links) do
-    if link.state ~= C.MX_OPEN then return ("%s: the connection to %s is lost"):format(conn.text, kind) end
+  for kind, pool in pairs(conn.pools) do
+    local missing = #pool.keepers > 0 and not is_open(pool.keepers[1])
+    for _, k in ipairs(pool.keepers) do missing = missing or k.lost or k.link and not is_open(k) end
+    if missing then return ("%s: no connection to %s"):format(conn.text, kind) end
   end
 end
 
@@ -170,7 +174,7 @@ local check_loop = limited("loop", "seconds", function(s) return s.loop.lag_p99 
   return at_most(lag, limit, "a turn of the loop takes %.3g s (p99), %.3g may be", 1)
 end)
 
-local at_least = limited("connections", "integer>=0", function(s) return s.pool.connections.active end, function(n, limit)
+local at_least = limited("connections", "integer>=0", function(s) return s.pool.connections.total end, function(n, limit)
   if n < limit then return "unhealthy", ("%d connections are open, %d should be"):format(n, limit) end
 end)
 local function check_connections(limit, options)

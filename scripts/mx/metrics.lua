@@ -71,10 +71,11 @@ end
 -- The update of a metric with so many labels, compiled from this text so that traces see no loop over labels.
 local UPDATE = [[
 local missed, bad, record, EMPTY, select, type = ...
-return function(self, v$VALUES, ...)
+return function(self, v, ...)
   $CHECK
+  $VALUES
   local leaf = $FIND
-  if leaf == nil or select("#", ...) ~= 0 then leaf = missed(self$VALUES, ...) end
+  if leaf == nil or select("#", ...) ~= $COUNT then leaf = missed(self, ...) end
   if leaf ~= nil then $DO end
 end]]
 
@@ -92,12 +93,13 @@ local function bad(self, v)
 end
 
 local function update_of(kind, labels)
-  local values, find = "", labels == 0 and "self.leaf" or "self.tree"
+  local values, find = {}, labels == 0 and "self.leaf" or "self.tree"
   for i = 1, labels do
-    values = values .. ", l" .. i
+    values[i] = "l" .. i
     find = i == 1 and find .. "[l1]" or ("(%s or EMPTY)[l%d]"):format(find, i)
   end
-  local text = UPDATE:gsub("%$(%u+)", { VALUES = values, FIND = find, CHECK = HOW[kind][2], DO = HOW[kind][3] })
+  values = labels > 0 and "local " .. table.concat(values, ", ") .. " = ..." or ""
+  local text = UPDATE:gsub("%$(%u+)", { VALUES = values, COUNT = labels, FIND = find, CHECK = HOW[kind][2], DO = HOW[kind][3] })
   return assert(loadstring(text, debug.getinfo(1, "S").source))(missed, bad, C.mx_hist_record, EMPTY, select, type)
 end
 
@@ -154,7 +156,7 @@ local function metric(kind, name, help, labels)
   end
   self = setmetatable({ kind = kind, name = name, labels = list, tree = {}, by_text = {}, made = 0, leaves = 0 }, class_of(kind, #list))
   M.all[name] = self
-  series.help(name, help or "a " .. kind .. " of the script")
+  series.help(name, help and help ~= "" and help or "a " .. kind .. " of the script")
   return self
 end
 

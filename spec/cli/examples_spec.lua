@@ -21,4 +21,16 @@ describe("examples", function()
     end
     assert.equal(9, n)
   end)
+
+  it("monitoring.lua reports figures and health", function()
+    local out, code = cli.shell [[
+      log=$(mktemp)
+      $MXRUN -u mem:// --http 0 --set report=0.1 examples/monitoring.lua 2>$log & pid=$!
+      until grep -q 'report.*handled=[1-9].*health=healthy' $log; do sleep 0.05; done
+      address=$(grep -o 'http=.*' $log)
+      kill $pid; wait $pid && echo $address; rm $log]]
+    assert.equal(0, code)
+    assert.matches("^http=127.0.0.1:%d+\n$", out)
+    assert.equal(0, select(2, cli.mxrun "--check examples/monitoring.lua"))
+  end)
 end)

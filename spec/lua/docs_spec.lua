@@ -75,6 +75,7 @@ describe("the reference", function()
       ["mx.TcpOptions"] = function() mx.tcp("localhost", 1, odd) end,
       ["mx.TlsOptions"] = function() mx.connect { url = "amqps://localhost", tls = odd } end,
       ["mx.ConsumeOptions"] = function() mx.consume("docs", odd, nop) end,
+      ["mx.HealthOptions"] = function() mx.health("docs", odd, nop) end,
       ["mx.RetryOptions"] = function() mx.consume("docs", { retry = odd }, nop) end,
     } do
       local ok, e = pcall(call)
@@ -86,9 +87,9 @@ describe("the reference", function()
     end
   end)
 
-  it("names each function of mx.amqp, mx.json, mx.log and mx.test", function()
+  it("names each function of mx.amqp, mx.health, mx.json, mx.log and mx.test", function()
     assert(mx.test)                               -- loaded when first asked for
-    for _, part in ipairs { "amqp", "json", "log", "test" } do
+    for _, part in ipairs { "amqp", "health", "json", "log", "test" } do
       for name in pairs(mx[part]) do
         local text = ("%s.%s"):format(part, name)
         local class = "mx." .. part:sub(1, 1):upper() .. part:sub(2)
