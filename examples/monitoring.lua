@@ -17,7 +17,11 @@ mx.consume("orders", { concurrency = 16, prefetch = 64 }, function(msg)
   open = open - 1
 end)
 
+mx.memory.limit "512MB"
+mx.memory.watch(0.8, function(m) mx.log.warn("memory gets tight", { used = m.used, lua = m.lua, unacked = m.unacked }) end)
+
 mx.health.memory(0.85)
+mx.health.tasks(1000)
 mx.health.connections { min = 1 }
 mx.health.progress("orders", 30)                        -- orders wait and none was handled for 30 s
 mx.health.loop(0.1)

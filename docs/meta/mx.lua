@@ -985,6 +985,7 @@ function mx.memory.ladder(steps) end
 ---@field total number all in use
 ---@field free number kept by malloc
 ---@field rss number resident, of the process
+---@field machine number what the machine has, or its cgroup may have
 ---@field limit number 0: none
 ---@field used number share of the limit
 ---@field coroutines integer tasks, and handlers that wait
@@ -1025,7 +1026,7 @@ function mx.stats() end
 ---@param f mx.HealthCheck
 function mx.health(name, options, f) end
 
---- Up to 1 the share of the memory that the machine or its cgroup has; above, or as text, bytes of resident memory. From 80 % of the limit
+--- Up to 1 the share of the memory limit, without one of what the machine or its cgroup has; above, or as text, bytes of resident memory. From 80 % of the limit
 --- on it is degraded, and so are tasks and loop. A function gets `mx.stats().memory` and answers a limit, or what a check answers.
 ---@param limit number|string|fun(memory: table, stats: table): any
 ---@param options? mx.HealthOptions

@@ -160,9 +160,12 @@ local function limited(name, kind, pick, judge)
   end
 end
 
--- Up to 1 it is the share of the memory limit, beyond that bytes.
+-- Up to 1 it is the share of the memory limit, without one of what the machine or its cgroup has; beyond that bytes.
 local check_memory = limited("memory", "fraction|bytes", function(s) return s.memory end, function(m, limit)
-  if limit <= 1 then return at_most(m.used, limit, "%.0f %% of the memory is used, %.0f %% may be", 0.01) end
+  if limit <= 1 then
+    local used = m.limit > 0 and m.used or m.rss / m.machine
+    return at_most(used, limit, "%.0f %% of the memory is used, %.0f %% may be", 0.01)
+  end
   return at_most(m.rss, limit, "%.1f MB are used, %.1f may be", 1e6)
 end)
 

@@ -227,13 +227,28 @@ local function unacked()
   return sum
 end
 
+local function number_in(path, pattern)
+  local f = io.open(path)
+  local text = f and f:read "*a" or ""
+  if f then f:close() end
+  return tonumber(text:match(pattern))
+end
+
+local machine
+-- What the machine has, or its cgroup may have.
+local function bytes_of_machine()
+  machine = machine or math.min((number_in("/proc/meminfo", "MemTotal:%s*(%d+)") or math.huge) * 1024,
+                                number_in("/sys/fs/cgroup/memory.max", "^(%d+)") or math.huge)
+  return machine
+end
+
 local FIELDS = { "lua", "lua_peak", "objects", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls",
                  "pools", "other", "free", "total", "limit", "rss" }
 
 function M.stats()
   local m, t = ffi.new "mx_memory", turn.t
   C.mx_memory_read(m)
-  local s = { unacked = unacked(), used = share_of(), coroutines = turn.tasks, ladder = ladder_now() }
+  local s = { unacked = unacked(), used = share_of(), machine = bytes_of_machine(), coroutines = turn.tasks, ladder = ladder_now() }
   for _, name in ipairs(FIELDS) do s[name] = m[name] end
   s.gc = {
     cycles = t.gc_cycles, pause_total = t.gc_seconds, pause_p50 = C.mx_hist_percentile(t.gc, 50),
