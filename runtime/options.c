@@ -39,7 +39,23 @@ static const char help[] =
     "\n"
     "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
 
-enum { URL, EVAL, WORKERS, HTTP, HTTP_TOKEN_FILE, CHECK, SET, LOG, LEVEL, TURN_LIMIT, DRAIN, MEMORY_LIMIT, SCRIPTS, HELP, VERSION };
+enum {
+    URL,
+    EVAL,
+    WORKERS,
+    HTTP,
+    HTTP_TOKEN_FILE,
+    CHECK,
+    SET,
+    LOG,
+    LEVEL,
+    TURN_LIMIT,
+    DRAIN,
+    MEMORY_LIMIT,
+    SCRIPTS,
+    HELP,
+    VERSION
+};
 static const struct {
     const char *name, *letter;
     int id, takes;
