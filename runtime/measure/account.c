@@ -66,7 +66,7 @@ MX_EXPORT void mx_memory_read(mx_memory *m) {
     size_t held = mx_held_in_all(), in_use = c.uordblks + c.hblkhd;
     *m = (mx_memory){
         .lua = (double)mx_heap_of_lua.live,
-        .lua_peak = (double)mx_heap_of_lua.peak,
+        .lua_peak = (double)(mx_heap_of_lua.peak > mx_heap_of_lua.live ? mx_heap_of_lua.peak : mx_heap_of_lua.live),
         .objects = (double)mx_heap_of_lua.blocks,
         .messages = (double)mx_held_by[MX_OF_MESSAGES],
         .unconfirmed = (double)mx_held_by[MX_OF_OUTPUT],

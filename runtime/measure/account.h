@@ -27,8 +27,8 @@ int mx_memory_is_refused(void); /* publishing is to be refused now */
 
 /* What the binding to Lua tells of the VM's heap; its numbers are kept there. */
 typedef struct mx_heap {
-    size_t live, peak, blocks;
-    size_t allow; /* live may grow to this; SIZE_MAX: without limit */
+    size_t live, peak, blocks; /* peak: to 64 KiB */
+    size_t allow;              /* live may grow to this; SIZE_MAX: without limit */
 } mx_heap;
 extern mx_heap mx_heap_of_lua;
 void mx_memory_allow(void); /* sets allow from the limit and from what C holds now */
