@@ -21,10 +21,8 @@ end
 -- Those who wait look again, or hear why not.
 function Pool:news(ok, e) self.line:wake_all(ok, e) end
 
-local shrink
-
 -- Closes what nobody uses, down to the least number; not the first, where exclusive queues live.
-function shrink(self)
+function Pool:shrink()
   local now, o, list = C.mx_now(), self.conn.pool, self.keepers
   for i = #list, 2, -1 do
     local link = list[i].link
@@ -40,7 +38,7 @@ end
 function Pool:watch_idle()
   if self.shrinking then return end
   self.shrinking = true
-  turn.notify(C.mx_wait_new(turn.waits, math.max(self.conn.pool.idle, 0.01)), function() shrink(self) end)
+  turn.notify(C.mx_wait_new(turn.waits, math.max(self.conn.pool.idle, 0.01)), function() self:shrink() end)
 end
 
 local function add(self)
@@ -103,10 +101,9 @@ end
 function Pool:any(first)
   turn.here()
   while not self.conn.closed do
-    local link = C.mx_pool_least_used(self.c, 0)
-    if first then link = self.keepers[1] and self.keepers[1].link end
-    if link and link ~= nil and link.state == C.MX_OPEN then return link end
     local k = self.keepers[1]
+    local link = not first and C.mx_pool_least_used(self.c, 0) or k and k.link
+    if link and link ~= nil and link.state == C.MX_OPEN then return link end
     if not k then add(self) elseif not k.link and not k.dialler then k:open() end
     local ok, e = self.line:wait()
     if not ok then return nil, e end
