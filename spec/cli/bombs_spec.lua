@@ -58,6 +58,48 @@ for _, mode in ipairs { "on", "off" } do
   end)
 end
 
+-- A process of its own: what the limit is about is all that a process holds.
+local BACKLOG = [[
+  local seen, count, queue = {}, 0, arg[1]
+  assert(mx.queue(queue, { durable = false }))
+  for i = 1, 400 do assert(mx.publish_async("", queue, ("%05d"):format(i) .. ("x"):rep(65536))) end
+  while mx.queue_info(queue).messages < 400 do mx.sleep(0.01) end
+  collectgarbage()
+  local s = mx.memory.stats()
+  mx.memory.limit(s.total - s.other + 14 * 2 ^ 20)
+  local consumer
+  local function done()
+    local steps = mx.memory.stats().ladder
+    mx.memory.limit(0)
+    while consumer.held or not consumer.sub or consumer.prefetch < 400 do mx.sleep(0.01) end
+    assert(mx.publish("", queue, "99999"))
+    while count < 401 do mx.sleep(0.01) end
+    print(steps.lower_prefetch.count > 0, consumer.prefetch)
+    mx.delete_queue(queue)
+    mx.stop()
+  end
+  consumer = assert(mx.consume(queue, { prefetch = 400, concurrency = 400 }, function(m)
+    mx.sleep(0.2)
+    local i = m.body:sub(1, 5)
+    if not seen[i] then seen[i], count = true, count + 1 end
+    if count == 400 and i ~= "99999" then mx.spawn(done) end
+  end))
+]]
+
+describe("a memory limit that deliveries come near", function()
+  it("makes consumers take less, and nothing is lost", function()
+    local file = run.file(BACKLOG)
+    -- what lies in a queue of mem:// is held already, so its consumers are left alone
+    local answers = { ["mem://"] = "false\t400\n", [run.amqp or "mem://"] = run.amqp and "true\t400\n" or "false\t400\n" }
+    for url, answer in pairs(answers) do
+      local out, code, errors = run.mxrun(("-u %s --log-level error %s %s"):format(url, file, run.name "backlog"))
+      assert.equal(answer, out, errors)
+      assert.equal(0, code, errors)
+    end
+    os.remove(file)
+  end)
+end)
+
 describe("--memory-limit", function()
   it("beats the script's own limit", function()
     assert.equal("67108864\n", (run.mxrun "--memory-limit 64MB -u mem:// -e 'mx.memory.limit \"1GB\" print(mx.memory.limit())'"))

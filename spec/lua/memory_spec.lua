@@ -204,36 +204,6 @@ describe("mx.memory.limit", function()
   end)
 end)
 
-on_each_broker("a memory limit that deliveries come near", function(connect, name)
-  after_each(function()
-    mx.memory.ladder { [0.8] = "collect", [0.85] = "lower_prefetch", [0.9] = "pause_consumers" }
-    mx.memory.limit(0)
-  end)
-
-  it("makes consumers take less, and nothing is lost", function()
-    local c, q, seen, count, before = connect(), name "backlog", {}, 0, mx.memory.stats().ladder
-    local remote = c.addresses[1].scheme ~= "mem"
-    assert(c:queue(q, { durable = false }))
-    for i = 1, 400 do assert(c:publish_async("", q, ("%05d"):format(i) .. ("x"):rep(65536))) end
-    assert(eventually(function() return c:queue_info(q).messages == 400 end))
-    collectgarbage()
-    local s = mx.memory.stats()
-    mx.memory.limit(s.total - s.other + 14 * MB)
-    local consumer = assert(c:consume(q, { prefetch = 400, concurrency = 400 }, function(m)
-      mx.sleep(0.2)
-      local i = m.body:sub(1, 5)
-      if not seen[i] then seen[i], count = true, count + 1 end
-    end))
-    assert(eventually(function() return count == 400 end))
-    local after = mx.memory.stats().ladder
-    if remote then assert.is_true(after.lower_prefetch.count > before.lower_prefetch.count) end
-    mx.memory.limit(0)
-    assert(eventually(function() return not consumer.held and consumer.sub end))
-    assert(c:publish("", q, "99999"))
-    assert(eventually(function() return count == 401 end))
-  end)
-end)
-
 describe("the collector", function()
   it("is driven between turns, and what that takes is counted", function()
     collectgarbage("setpause", 1000)                     -- so that the VM's own collector does not come first
