@@ -15,22 +15,44 @@ typedef struct writer {
     int openmetrics;
 } writer;
 
+/* A copy of a record, since whoever owns it may drop it meanwhile. */
+typedef struct entry {
+    const mx_hist *hist; /* the record's */
+    mx_series s;         /* its texts follow */
+} entry;
+
 /* By name; its help first, since it is the smallest kind; then by labels. */
 static int compare(const void *a, const void *b) {
-    const mx_series *x = *(mx_series *const *)a, *y = *(mx_series *const *)b;
+    const mx_series *x = &(*(entry *const *)a)->s, *y = &(*(entry *const *)b)->s;
     int order = strcmp(mx_series_name(x), mx_series_name(y));
     if (!order) order = (x->kind > y->kind) - (x->kind < y->kind);
     return order ? order : strcmp(mx_series_labels(x), mx_series_labels(y));
 }
 
-static mx_series **sorted(const mx_slab *const *slabs, int count, size_t *n) {
-    mx_series **list = NULL;
+/* NULL: it was dropped while it was copied. */
+static entry *copy(mx_series *s) {
+    size_t texts = (size_t)s->name_size + s->labels_size + 2;
+    entry *e = mx_zalloc(sizeof *e + texts);
+    memcpy(&e->s, s, sizeof *s + texts);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    size_t copied = (size_t)e->s.name_size + e->s.labels_size + 2;
+    if (e->s.kind != MX_FREE && __atomic_load_n(&s->kind, __ATOMIC_RELAXED) == e->s.kind && copied == texts) {
+        e->hist = mx_series_hist(s);
+        return e;
+    }
+    free(e);
+    return NULL;
+}
+
+static entry **sorted(const mx_slab *const *slabs, int count, size_t *n) {
+    entry **list = NULL, *e;
     size_t room = 0;
     *n = 0;
     for (int i = 0; i < count; i++)
         for (mx_series *s = NULL; (s = mx_series_next(slabs[i], s));) {
+            if (!(e = copy(s))) continue;
             if (*n == room) list = mx_realloc(list, (room = room ? 2 * room : 256) * sizeof *list);
-            list[(*n)++] = s;
+            list[(*n)++] = e;
         }
     if (*n) qsort(list, *n, sizeof *list, compare);
     return list;
@@ -64,24 +86,24 @@ static void sample(const writer *w, const mx_series *s, const char *suffix, cons
     putc('\n', w->out);
 }
 
-static void histogram(const writer *w, mx_series **same, size_t n) {
+static void histogram(const writer *w, entry **same, size_t n) {
     uint64_t counts[BOUNDS] = {0}, sum_us = 0, count = 0, below = 0;
     for (size_t i = 0; i < n; i++) {
-        const mx_hist *h = mx_series_hist(same[i]);
+        const mx_hist *h = same[i]->hist;
         mx_hist_spread(h, bounds_us, BOUNDS, counts);
         sum_us += h->sum_us;
         count += h->count;
     }
-    for (int k = 0; k < BOUNDS; k++) sample(w, *same, "_bucket", bounds[k], (double)(below += counts[k]));
-    sample(w, *same, "_bucket", "+Inf", (double)count);
-    sample(w, *same, "_sum", NULL, (double)sum_us / 1e6);
-    sample(w, *same, "_count", NULL, (double)count);
+    for (int k = 0; k < BOUNDS; k++) sample(w, &(*same)->s, "_bucket", bounds[k], (double)(below += counts[k]));
+    sample(w, &(*same)->s, "_bucket", "+Inf", (double)count);
+    sample(w, &(*same)->s, "_sum", NULL, (double)sum_us / 1e6);
+    sample(w, &(*same)->s, "_count", NULL, (double)count);
 }
 
-static void value(const writer *w, mx_series **same, size_t n) {
+static void value(const writer *w, entry **same, size_t n) {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += same[i]->value;
-    sample(w, *same, w->openmetrics && (*same)->kind == MX_COUNTER ? "_total" : "", NULL, sum);
+    for (size_t i = 0; i < n; i++) sum += same[i]->s.value;
+    sample(w, &(*same)->s, w->openmetrics && (*same)->s.kind == MX_COUNTER ? "_total" : "", NULL, sum);
 }
 
 static void heading(const writer *w, const mx_series *help, const mx_series *s) {
@@ -96,12 +118,12 @@ static int is_alike(const mx_series *a, const mx_series *b) {
 }
 
 /* Writes what lies at list[at ...] and has one name and kind; returns how many those are. */
-static size_t family(const writer *w, const mx_series *help, mx_series **list, size_t left) {
+static size_t family(const writer *w, const mx_series *help, entry **list, size_t left) {
     size_t at = 0, n;
-    heading(w, help, *list);
-    for (; at < left && is_alike(*list, list[at]); at += n) {
-        for (n = 1; at + n < left && is_alike(*list, list[at + n]) && !compare(&list[at], &list[at + n]);) n++;
-        ((*list)->kind == MX_HISTOGRAM ? histogram : value)(w, list + at, n);
+    heading(w, help, &(*list)->s);
+    for (; at < left && is_alike(&(*list)->s, &list[at]->s); at += n) {
+        for (n = 1; at + n < left && is_alike(&(*list)->s, &list[at + n]->s) && !compare(&list[at], &list[at + n]);) n++;
+        ((*list)->s.kind == MX_HISTOGRAM ? histogram : value)(w, list + at, n);
     }
     return at;
 }
@@ -111,17 +133,19 @@ char *mx_metrics_write(const mx_slab *const *slabs, int count, int openmetrics, 
     size_t n;
     writer w = {open_memstream(&text, size), openmetrics};
     if (!w.out) abort(); /* no memory */
-    mx_series **list = sorted(slabs, count, &n);
+    entry **list = sorted(slabs, count, &n);
     const mx_series *help = NULL;
     for (size_t i = 0; i < n;) {
-        if (list[i]->kind == MX_HELP) help = list[i++];
+        const mx_series *s = &list[i]->s;
+        if (s->kind == MX_HELP) help = s, i++;
         else {
-            const mx_series *own = help && !strcmp(mx_series_name(help), mx_series_name(list[i])) ? help : NULL;
+            const mx_series *own = help && !strcmp(mx_series_name(help), mx_series_name(s)) ? help : NULL;
             i += family(&w, own, list + i, n - i);
         }
     }
     if (openmetrics) fputs("# EOF\n", w.out);
     fclose(w.out);
+    for (size_t i = 0; i < n; i++) free(list[i]);
     free(list);
     return text;
 }

@@ -121,6 +121,17 @@ void mx_hist_clear(mx_hist *h) {
     wipe(&h->window[1]);
 }
 
+void mx_hist_merge(mx_hist *to, const mx_hist *from) {
+    for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {
+        if (from->halves & 1u << i / HALF) to->bucket[i] += from->bucket[i];
+        else i |= HALF - 1;
+    }
+    to->count += from->count;
+    to->sum_us += from->sum_us;
+    to->halves |= from->halves & ((1u << HALVES) - 1);
+    if (from->max > to->max) to->max = from->max;
+}
+
 void mx_hist_spread(const mx_hist *h, const uint64_t *bounds, int n, uint64_t *counts) {
     int k = 0;
     for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {

@@ -37,9 +37,17 @@ MX_EXPORT mx_hist *mx_series_hist(mx_series *s) {
     return s->kind == MX_HISTOGRAM ? (mx_hist *)((char *)s + head_size((size_t)s->name_size + s->labels_size)) : NULL;
 }
 
+static int is_record(const mx_series *s, uint64_t room) {
+    size_t texts = (size_t)s->name_size + s->labels_size;
+    size_t least = head_size(texts) + (s->kind == MX_HISTOGRAM ? sizeof(mx_hist) : 0);
+    if (s->size > room || s->size < (s->kind == MX_FREE ? ALIGN : least)) return 0;
+    return s->kind == MX_FREE || (s->kind <= MX_HISTOGRAM && !mx_series_name(s)[s->name_size] && !mx_series_name(s)[texts + 1]);
+}
+
 mx_series *mx_series_next(const mx_slab *s, const mx_series *r) {
     uint64_t offset = r ? (uint64_t)((const char *)r - (const char *)s) + r->size : rounded(sizeof *s);
-    for (uint64_t used = __atomic_load_n(&s->used, __ATOMIC_ACQUIRE); offset < used; offset += at(s, offset)->size)
+    uint64_t used = __atomic_load_n(&s->used, __ATOMIC_ACQUIRE);
+    for (; offset < used && is_record(at(s, offset), used - offset); offset += at(s, offset)->size)
         if (__atomic_load_n(&at(s, offset)->kind, __ATOMIC_ACQUIRE) != MX_FREE) return at(s, offset);
     return NULL;
 }
@@ -87,6 +95,24 @@ MX_EXPORT void mx_series_drop(mx_series *s) {
     if (h) mx_hist_clear(h);
     memset(s + 1, 0, (size_t)s->name_size + s->labels_size + 2);
     slab->free++;
+}
+
+static mx_series *find(const mx_series *like) {
+    for (mx_series *s = NULL; (s = mx_series_next(slab, s));)
+        if (s->kind == like->kind && s->name_size == like->name_size && s->labels_size == like->labels_size &&
+            !memcmp(s + 1, like + 1, (size_t)s->name_size + s->labels_size + 2))
+            return s;
+    return NULL;
+}
+
+void mx_slab_keep(const mx_slab *from) {
+    if (!slab) slab = reserve();
+    for (mx_series *s = NULL, *to; (s = mx_series_next(from, s));) {
+        if (s->kind == MX_GAUGE) continue;
+        if (!(to = find(s)) && !(to = mx_series_new((int)s->kind, mx_series_name(s), mx_series_labels(s)))) continue;
+        to->value += s->value;
+        if (s->kind == MX_HISTOGRAM) mx_hist_merge(mx_series_hist(to), mx_series_hist(s));
+    }
 }
 
 MX_EXPORT const char *mx_metrics_text(int openmetrics, size_t *size) {

@@ -14,9 +14,11 @@ typedef struct mx_slab {
 
 mx_slab *mx_slab_init(void *zeroed, size_t size); /* at the start of the memory, which stays the caller's */
 void mx_slab_use(mx_slab *s);                     /* where mx_series_new puts records; without it memory of its own */
+void mx_slab_keep(const mx_slab *from); /* adds what it counted to the slab in use: counters, histograms and helps, no gauges */
 const char *mx_series_name(const mx_series *s);
 const char *mx_series_labels(const mx_series *s);
-mx_series *mx_series_next(const mx_slab *slab, const mx_series *s); /* s NULL: the first; NULL: there is no other */
+/* s NULL: the first. NULL: there is no other, or what follows is no record: whoever wrote it may have died of that. */
+mx_series *mx_series_next(const mx_slab *slab, const mx_series *s);
 /* Prometheus text format 0.0.4, or OpenMetrics 1.0; freed by the caller. */
 char *mx_metrics_write(const mx_slab *const *slabs, int count, int openmetrics, size_t *size);
 #endif

@@ -106,6 +106,55 @@ static void metrics_write_numbers_that_are_none(void **state) {
               "# TYPE e gauge\ne 1.2345678901234568e+17\n");
 }
 
+static void what_a_slab_counted_is_kept_in_another_without_its_gauges(void **state) {
+    (void)state;
+    with(MX_COUNTER, "a", "x=\"1\"", 1);
+    mx_hist_record(mx_series_hist(with(MX_HISTOGRAM, "h", "", 0)), 0.0001);
+    mx_slab_use(slab[1]);
+    with(MX_COUNTER, "a", "x=\"1\"", 4);
+    with(MX_COUNTER, "a", "x=\"2\"", 8);
+    with(MX_GAUGE, "g", "", 16);
+    with(MX_HELP, "a", "of a", 0);
+    mx_hist *h = mx_series_hist(with(MX_HISTOGRAM, "h", "", 0));
+    mx_hist_record(h, 0.0002);
+    mx_hist_record(h, 3);
+    mx_slab_use(slab[0]);
+    mx_slab_keep(slab[1]);
+    size_t size;
+    char *kept = mx_metrics_write(ONE, &size);
+    assert_non_null(strstr(kept, "# HELP a of a\n# TYPE a counter\na{x=\"1\"} 5\na{x=\"2\"} 8\n# TYPE h histogram\n"));
+    assert_non_null(strstr(kept, "h_bucket{le=\"0.0001\"} 1\nh_bucket{le=\"0.00025\"} 2\n"));
+    assert_non_null(strstr(kept, "h_bucket{le=\"5.0\"} 3\n"));
+    assert_non_null(strstr(kept, "h_sum 3.0003\nh_count 3\n"));
+    free(kept);
+    mx_slab_keep(slab[1]);
+    kept = mx_metrics_write(ONE, &size);
+    assert_non_null(strstr(kept, "a{x=\"1\"} 9\na{x=\"2\"} 16\n"));
+    assert_non_null(strstr(kept, "h_count 5\n"));
+    free(kept);
+}
+
+/* A worker may have died of what it wrote there. */
+static void a_slab_ends_where_there_is_no_record(void **state) {
+    (void)state;
+    with(MX_COUNTER, "a", "", 1);
+    mx_series *b = with(MX_COUNTER, "b", "", 2);
+    with(MX_COUNTER, "c", "", 4);
+    mx_series was = *b;
+    mx_series wrong[] = {was, was, was, was, was};
+    wrong[0].size = 0;
+    wrong[1].size = ROOM;
+    wrong[2].kind = MX_HISTOGRAM;
+    wrong[3].kind = 77;
+    wrong[4].name_size = 65535;
+    for (int i = 0; i < 5; i++) {
+        *b = wrong[i];
+        says(ONE, "# TYPE a counter\na 1\n");
+    }
+    *b = was;
+    says(ONE, "# TYPE a counter\na 1\n# TYPE b counter\nb 2\n# TYPE c counter\nc 4\n");
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void) {
@@ -115,6 +164,8 @@ int main(void) {
         CASE(metrics_that_were_dropped_are_gone_and_their_room_is_used_again),
         CASE(metrics_beyond_the_room_are_refused),
         CASE(metrics_write_numbers_that_are_none),
+        CASE(what_a_slab_counted_is_kept_in_another_without_its_gauges),
+        CASE(a_slab_ends_where_there_is_no_record),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
 }
