@@ -45,6 +45,8 @@ typedef struct request {
 
 struct mx_http {
     mx_runtime *runtime;
+    mx_http_hear *hear; /* NULL: Lua is asked */
+    void *hear_arg;
     struct MHD_Daemon *daemon;
     request *requests; /* those whose head has come */
     uint32_t latest;   /* id given out */
@@ -144,6 +146,17 @@ static int is_allowed(const mx_http *h, struct MHD_Connection *c) {
     return said && !strncmp(said, bearer, sizeof bearer - 1) && is_token(h->token, said + sizeof bearer - 1);
 }
 
+static enum MHD_Result say_what_is_heard(request *q) {
+    const char *accept = mhd.MHD_lookup_connection_value(q->connection, MHD_HEADER_KIND, "Accept");
+    mx_http_said said = q->http->hear(q->http->hear_arg, q->path, accept ? accept : "");
+    struct MHD_Response *r = response(said.type, said.text, said.size);
+    free(said.text);
+    if (!r) return MHD_NO;
+    enum MHD_Result result = mhd.MHD_queue_response(q->connection, (unsigned)said.status, r);
+    mhd.MHD_destroy_response(r);
+    return result;
+}
+
 static void settle(request *q, int status, const char *type, const void *body, size_t n) {
     mx_timer_stop(&q->http->runtime->timers, &q->deadline);
     q->answer = response(type, body, n);
@@ -196,6 +209,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
         return MHD_YES;
     }
     if (q->state == ANSWERED) return q->answer ? mhd.MHD_queue_response(c, (unsigned)q->status, q->answer) : MHD_NO;
+    if (h->hear) return say_what_is_heard(q);
     if (!strcmp(q->path, "/live")) return say(c, 200, "ok\n", NULL, NULL);
     return ask_lua(h, q);
 }
@@ -230,7 +244,7 @@ static int start(mx_http *h, int fd, char why[MX_HTTP_WHY]) {
     return MX_EINTERNAL;
 }
 
-int mx_http_open(mx_runtime *r, const char *address, const char *token, char why[MX_HTTP_WHY]) {
+int mx_http_open(mx_runtime *r, mx_http_hear *hear, void *arg, const char *address, const char *token, char why[MX_HTTP_WHY]) {
     char text[MX_ADDRESS];
     int fd = mx_address_listen(address, token != NULL, BACKLOG, text, why, MX_HTTP_WHY);
     if (fd < 0) return fd;
@@ -242,6 +256,8 @@ int mx_http_open(mx_runtime *r, const char *address, const char *token, char why
         return e;
     }
     h->runtime = r;
+    h->hear = hear;
+    h->hear_arg = arg;
     h->token = token ? mx_strndup(token, strlen(token)) : NULL;
     memcpy(h->address, text, sizeof text);
     uv_poll_init(r->loop, &h->poll, mhd.MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd);
