@@ -315,6 +315,12 @@ mx_turn *mx_runtime_turn(mx_runtime *r);
 /* How far the script is: the supervisor of mxrun -w and systemd are told. */
 enum { MX_STARTING, MX_UP, MX_STOPPING };
 void mx_worker_state(int state);
+/* What mxrun -w --http serves of this worker, to be said once a second. */
+int mx_worker_watched(void);                            /* 0: by nobody */
+enum { MX_HEALTHY, MX_DEGRADED, MX_UNHEALTHY };
+enum { MX_REPORT_BYTES = 16384 };
+/* why: it is not ready, NULL: it is; json: an object of at most MX_REPORT_BYTES, without number, state and status. */
+void mx_worker_report(const char *why, int health, const char *json, size_t n);
 
 /* Messages that may have killed their worker. NULL: there is no supervisor that would count. Otherwise where the mark of the
  * redelivered message stands whose handler executes at the moment, 0: none. */

@@ -11,6 +11,7 @@
 #include "base/logline.h"
 #include "worker/notify.h"
 #include "worker/shard.h"
+#include "worker/whole.h"
 
 extern char **environ;
 
@@ -26,8 +27,7 @@ typedef struct child {
     int failures; /* deaths in a row */
     uint64_t pause_ms;
     uint32_t turns; /* as seen at the last tick */
-    int still;      /* ticks since it changed */
-    int ended, killed;
+    int killed;
     int status, signal; /* of its end */
 } child;
 
@@ -38,6 +38,7 @@ typedef struct supervisor {
     const mx_options *options;
     char **argv, **environment;
     mx_shards *shards;
+    mx_whole whole;
     int fd;
     child *children;
     int count;
@@ -45,7 +46,6 @@ typedef struct supervisor {
     int failures;       /* exits before any was up */
     int stopping, code;
     int terminal; /* it began on one, and ends with it */
-    int restarts;
     char status[64];
     char number[32]; /* of the worker that is being started, first in its environment */
 } supervisor;
@@ -82,11 +82,12 @@ static void on_walk(uv_handle_t *h, void *arg) {
 
 static void end(child *c, int code) {
     supervisor *s = c->s;
-    c->ended = 1;
+    c->shard->ended = 1;
     uv_timer_stop(&c->again);
     if (code > s->code) s->code = code;
     for (int i = 0; i < s->count; i++)
-        if (!s->children[i].ended) return;
+        if (!s->shards->shard[i].ended) return;
+    mx_whole_close(&s->whole);
     uv_walk(&s->loop, on_walk, NULL);
 }
 
@@ -137,7 +138,7 @@ static void on_death(child *c) {
         if (!s->stopping) stop(s, SIGTERM);
         return end(c, c->status);
     }
-    s->restarts++;
+    s->shards->restarts++;
     start_later(c);
     mx_log("error", "a worker died, starting another", "worker=%d %s pause=%.1f", c->number, how, (double)c->pause_ms / 1000);
     if (crashes) mx_log("warn", "it ran a redelivered message", "worker=%d crashes=%u", c->number, crashes);
@@ -162,6 +163,7 @@ static void on_exit_of(uv_process_t *p, int64_t status, int signal) {
     c->status = (int)status;
     c->signal = signal;
     c->shard->pid = 0;
+    mx_whole_keep(&c->s->whole, (uint32_t)c->number - 1);
     uv_close((uv_handle_t *)p, on_gone);
 }
 
@@ -202,10 +204,12 @@ static void start(child *c) {
     mx_shard *shard = c->shard;
     shard->turns = shard->state = 0;
     shard->running = 0;
+    shard->report.version = 0;
+    shard->still_ms = 0;
     shard->generation++;
     shard->started_us = mx_clock_us();
     c->turns = 0;
-    c->still = c->killed = 0;
+    c->killed = 0;
     int code = uv_spawn(&s->loop, &c->process, &o);
     c->process.data = c;
     if (code == 0) {
@@ -222,24 +226,24 @@ static void start(child *c) {
 
 static int is_stuck(const child *c) {
     double limit_ms = c->s->options->turn_limit * 1000;
-    return limit_ms > 0 && c->shard->pid && c->still * (double)TICK_MS >= limit_ms + STUCK_MS;
+    return limit_ms > 0 && c->shard->pid && c->shard->still_ms >= limit_ms + STUCK_MS;
 }
 
 static void look_at(child *c) {
-    if (c->turns != c->shard->turns) c->still = 0;
-    else c->still++;
+    if (c->turns != c->shard->turns) c->shard->still_ms = 0;
+    else c->shard->still_ms += TICK_MS;
     c->turns = c->shard->turns;
     if (!is_stuck(c) || c->killed) return;
     c->killed = 1;
     mx_log("error", "a worker stands still, killing it", "worker=%d pid=%d seconds=%d", c->number, (int)c->shard->pid,
-           c->still * TICK_MS / 1000);
+           (int)c->shard->still_ms / 1000);
     uv_process_kill(&c->process, SIGKILL);
 }
 
 static void tell(supervisor *s, int up, int ended) {
     char status[sizeof s->status];
     if (s->stopping) return;
-    snprintf(status, sizeof status, "%d of %d workers up, %d restarts", up, s->count, s->restarts);
+    snprintf(status, sizeof status, "%d of %d workers up, %d restarts", up, s->count, (int)s->shards->restarts);
     int is_ready = up > 0 && up + ended == s->count;
     if (is_ready && !s->ready) {
         s->ready = 1;
@@ -254,7 +258,7 @@ static void on_tick(uv_timer_t *t) {
     int up = 0, ended = 0;
     for (int i = 0; i < s->count; i++) {
         child *c = &s->children[i];
-        ended += c->ended;
+        ended += (int)c->shard->ended;
         if (!c->shard->pid) continue;
         look_at(c);
         up += c->shard->state >= MX_UP;
@@ -318,15 +322,17 @@ int mx_supervisor_run(const mx_options *o) {
     supervisor s = {.options = o, .argv = o->given, .count = o->workers};
     signal(SIGPIPE, SIG_IGN);
     mx_log_setup(o->log, o->log_level);
-    s.shards = mx_shards_new((uint32_t)s.count, &s.fd);
+    s.shards = mx_shards_new((uint32_t)s.count, o->http != NULL, &s.fd);
     if (!s.shards || uv_loop_init(&s.loop)) {
         perror("mxrun: cannot start workers");
         return 1;
     }
     s.environment = environment();
     s.environment[0] = s.number;
-    init(&s);
-    start_all(&s);
+    if (!(s.code = mx_whole_open(&s.whole, &s.loop, s.shards, o))) {
+        init(&s);
+        start_all(&s);
+    }
     uv_run(&s.loop, UV_RUN_DEFAULT);
     uv_loop_close(&s.loop);
     close(s.fd);

@@ -219,6 +219,12 @@ MX_EXPORT void mx_worker_state(int state) {
     else if (state == MX_STOPPING) mx_notify("STOPPING=1\nSTATUS=stopping");
 }
 
+MX_EXPORT int mx_worker_watched(void) { return mx_place_get()->watched; }
+
+MX_EXPORT void mx_worker_report(const char *why, int health, const char *json, size_t n) {
+    mx_report_write(&mx_place_get()->shard->report, why, health, json, n);
+}
+
 MX_EXPORT mx_turn *mx_runtime_turn(mx_runtime *r) { return &r->turn; }
 
 MX_EXPORT double mx_timers_due(mx_runtime *r) {

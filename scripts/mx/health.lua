@@ -68,7 +68,7 @@ local function tick(c)
 end
 
 local function begin(c)
-  c.series = series.new("gauge", "mxrun_health_status", series.labels({ "check" }, { c.name }))
+  c.series = series.new("gauge", "mxrun_health_status", series.own_labels({ "check" }, { c.name }))
   if c.series then c.series.value = -1 end
   series.help("mxrun_health_status", "of a check: 0 healthy, 1 degraded, 2 unhealthy, -1 not known yet")
   tick(c)

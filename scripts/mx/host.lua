@@ -124,7 +124,8 @@ return function(host)
   rawset(_G, "mx", mx)
   defaults(host, mx, log)
   require "mx.health".setup()
-  require "mx.http".setup()
+  local http = require "mx.http"
+  http.setup()
   local t = turn.t
   local exit_code, stopping, finished = 0, false, false
   local main, main_running, is_up = nil, true, false
@@ -143,7 +144,10 @@ return function(host)
     finished = true
     turn.start(function()
       for _, c in ipairs { unpack(conns.open) } do c:close() end      -- close() takes it off the list
-    end, function() quit(exit_code) end)
+    end, function()
+      http.tell()
+      quit(exit_code)
+    end)
   end
 
   -- Consumers stop taking and finish; then what is in flight is confirmed; then the links close.
@@ -205,6 +209,7 @@ return function(host)
   local function look_whether_up()
     if main_running and main.parked ~= "idle" and publish.totals() == 0 or conns.is_connecting() then return end
     is_up = true
+    http.tell()
     ffi.C.mx_worker_state(ffi.C.MX_UP)
   end
 

@@ -1,4 +1,5 @@
--- What --http serves beside /live, which is C's: each path a function that may wait.
+-- What --http serves beside /live, which is C's: each path a function that may wait. Under mxrun -w it is the supervisor that serves:
+-- there a worker says once a second what is to be known of it.
 local ffi = require "ffi"
 local C = ffi.C
 local turn, log, json = require "mx.turn", require "mx.log", require "mx.json"
@@ -58,8 +59,43 @@ local function wait()
   C.mx_http_wait(turn.runtime, ticket)
 end
 
+-- Telling the supervisor ----------------------------------------------------------------------------------------------
+
+local HEALTH = { healthy = C.MX_HEALTHY, degraded = C.MX_DEGRADED, unhealthy = C.MX_UNHEALTHY }
+
+-- The report as JSON, or as much of it as there is room for.
+local function report_text(report)
+  local text, e = json.encode { checks = report.checks, summary = report.summary }
+  if text and #text <= C.MX_REPORT_BYTES then return text end
+  return json.encode { summary = report.summary, missing = text and "the checks are too long" or tostring(e) }
+end
+
+local function say()
+  stats.collect()
+  local ready, why = health.ready()
+  local report = health.report()
+  local text = report_text(report)
+  C.mx_worker_report(not ready and why or nil, HEALTH[report.status], text, #text)
+end
+
+local failed
+-- Brings up to date what the supervisor reads: the series, whether this worker is ready, its health.
+function M.tell()
+  if C.mx_worker_watched() == 0 then return end
+  local ok, e = turn.guard(say)
+  if not ok and not failed then log.error("telling the supervisor failed", { error = task.text_of(e) }) end
+  failed = not ok
+end
+
+-- By tickets, which keep nothing alive.
+local function tell_again()
+  M.tell()
+  turn.notify(C.mx_wait_new(turn.waits, 1), tell_again)
+end
+
 -- When there is a server, answers its requests from now on.
 function M.setup()
+  if C.mx_worker_watched() ~= 0 then tell_again() end
   local address = C.mx_http_address(turn.runtime)
   if address == nil then return end
   log.info("serving /live /ready /health /metrics", { http = ffi.string(address) })

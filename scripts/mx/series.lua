@@ -1,6 +1,7 @@
 -- The numbers behind /metrics: one series is a record in C's memory, there as long as Lua holds it.
 local ffi = require "ffi"
 local C = ffi.C
+local log = require "mx.log"
 local type, tostring, format = type, tostring, string.format
 
 local M = {}
@@ -50,6 +51,12 @@ end
 function M.new(kind, name, labels)
   local s = C.mx_series_new(M.KINDS[kind], name, labels or "")
   return s ~= nil and ffi.gc(s, C.mx_series_drop) or nil
+end
+
+-- The same for numbers of which a sum over workers says nothing: when they are added up, these stay apart.
+function M.own_labels(names, values)
+  if C.mx_worker_watched() == 0 then return M.labels(names, values) end
+  return M.labels({ "worker", unpack(names) }, { log.worker, unpack(values) })
 end
 
 local helps = {}

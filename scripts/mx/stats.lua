@@ -147,7 +147,7 @@ function M.collect()
   set("gauge", "messaging_pool_channels_borrowed", pool.channels.borrowed)
   set("gauge", "mxrun_consumers", #consume.open)
   set("gauge", "mxrun_tasks", turn.tasks)
-  set("gauge", "mxrun_uptime_seconds", C.mx_now() - started)
+  set("gauge", "mxrun_uptime_seconds", C.mx_now() - started, series.own_labels({}, {}))
   for _, owner in ipairs(OWNERS) do set("gauge", "mxrun_memory_bytes", m[owner], 'owner="' .. owner .. '"') end
   set("gauge", "mxrun_memory_limit_bytes", m.limit)
   set("counter", "mxrun_gc_cycles_total", m.gc.cycles)

@@ -15,7 +15,7 @@ static int fd;
 
 static int before(void **state) {
     (void)state;
-    shards = mx_shards_new(3, &fd);
+    shards = mx_shards_new(3, 0, &fd);
     return !shards;
 }
 
@@ -55,6 +55,34 @@ static void a_worker_finds_its_shard_and_the_journal(void **state) {
     assert_int_equal(shards->shard[1].turns, 5);
     assert_int_equal(shards->shard[1].running, 77);
     assert_int_equal(shards->shard[0].turns, 0);
+}
+
+static int counts(void) {
+    if (!mx_place_get()->watched) return 1;
+    mx_series_new(MX_COUNTER, "a", "")->value = 3;
+    mx_worker_report("no broker", MX_DEGRADED, "{}", 2);
+    return 0;
+}
+
+static void a_worker_that_is_watched_counts_in_its_slab(void **state) {
+    (void)state;
+    int other;
+    mx_shards *watched = mx_shards_new(3, 1, &other);
+    dup2(other, fd);
+    assert_int_equal(as_worker("2", 1, counts), 0);
+    assert_null(mx_series_next(mx_shards_slab(watched, 0), NULL));
+    assert_true(mx_series_next(mx_shards_slab(watched, 1), NULL)->value == 3);
+    mx_report_page page;
+    assert_int_equal(mx_report_read(&watched->shard[1].report, &page), 1);
+    assert_true(!page.ready && page.health == MX_DEGRADED);
+    assert_string_equal(page.why, "no broker");
+    mx_shards_wipe(watched, 1);
+    assert_null(mx_series_next(mx_shards_slab(watched, 1), NULL));
+    for (size_t i = 0; i < 65536; i++) assert_true(((char *)mx_shards_slab(watched, 1))[i] == 0);
+    assert_int_equal(as_worker("2", 1, counts), 0);
+    assert_true(mx_series_next(mx_shards_slab(watched, 1), NULL)->value == 3);
+    mx_shards_free(watched);
+    close(other);
 }
 
 static int is_alone(void) {
@@ -111,6 +139,7 @@ static void a_mark_is_of_queue_and_id_or_of_what_is_in_the_message(void **state)
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_worker_finds_its_shard_and_the_journal, before, after),
+        cmocka_unit_test_setup_teardown(a_worker_that_is_watched_counts_in_its_slab, before, after),
         cmocka_unit_test_setup_teardown(a_process_without_the_mapping_is_no_worker, before, after),
         cmocka_unit_test_setup_teardown(what_a_worker_ran_that_died_counts_before_the_supervisor_knows, before, after),
         cmocka_unit_test(a_mark_is_of_queue_and_id_or_of_what_is_in_the_message),
