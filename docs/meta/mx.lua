@@ -856,6 +856,7 @@ function Counter:inc(n, ...) end
 function Counter:get(...) end
 
 --- A number that goes up and down; a function instead of the help or the labels is asked for it whenever /metrics is, and must not wait.
+--- With `-w` it is asked once a second, and /metrics has the sum over all workers.
 ---
 --- ```lua
 --- local waiting = {}
@@ -1012,7 +1013,7 @@ function mx.stats() end
 
 --- A check that runs from now on; one of the same name takes its place. It gets what mx.stats() answers, and returns nothing or true when
 --- all is well; false, "degraded" or "unhealthy", with a message, when not. An error, and running past its timeout, is unhealthy. The
---- report is what `--http` serves as /health.
+--- report is what `--http` serves as /health, with `-w` that of each worker.
 ---
 --- ```lua
 --- mx.health("lag", { every = 5, fail_after = 3 }, function(s)
