@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include "admin/door.h"
 #include "admin/http.h"
+#include "measure/metrics.h"
 #include "options.h"
 #include "script.h"
 #include "wire/stream.h"
@@ -33,6 +34,7 @@ static int run(const mx_options *options, int *busy) {
         worker.turn_arg = script;
         mx_worker_run(&worker);
         code = worker.runtime.turn.exit_code;
+        mx_slab_seal(); /* with its state Lua gives up what it counted */
         mx_script_close(script);
     } else if (!code) code = 1;
     mx_http_close(&worker.runtime);

@@ -8,6 +8,7 @@ enum { ALIGN = 64 };
 #define LEAST ((size_t)4 << 20)      /* where addresses are limited; has room for what the worker measures */
 
 static mx_slab *slab;
+static int sealed;
 
 static size_t rounded(size_t n) { return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1); }
 static size_t head_size(size_t texts) { return rounded(sizeof(mx_series) + texts + 2); }
@@ -20,7 +21,12 @@ mx_slab *mx_slab_init(void *zeroed, size_t size) {
     return s;
 }
 
-void mx_slab_use(mx_slab *s) { slab = s; }
+void mx_slab_use(mx_slab *s) {
+    slab = s;
+    sealed = 0;
+}
+
+void mx_slab_seal(void) { sealed = 1; }
 
 static mx_slab *reserve(void) {
     for (size_t size = RESERVED; size > LEAST; size /= 2) {
@@ -90,6 +96,7 @@ MX_EXPORT mx_series *mx_series_new(int kind, const char *name, const char *label
 
 /* What a record held is wiped: in the next one of its place the histogram may begin elsewhere. */
 MX_EXPORT void mx_series_drop(mx_series *s) {
+    if (sealed) return;
     mx_hist *h = mx_series_hist(s);
     __atomic_store_n(&s->kind, MX_FREE, __ATOMIC_RELEASE);
     if (h) mx_hist_clear(h);

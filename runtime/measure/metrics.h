@@ -14,6 +14,7 @@ typedef struct mx_slab {
 
 mx_slab *mx_slab_init(void *zeroed, size_t size); /* at the start of the memory, which stays the caller's */
 void mx_slab_use(mx_slab *s);                     /* where mx_series_new puts records; without it memory of its own */
+void mx_slab_seal(void);                /* the process ends: nothing is dropped any more, for those who read it afterwards */
 void mx_slab_keep(const mx_slab *from); /* adds what it counted to the slab in use: counters, histograms and helps, no gauges */
 const char *mx_series_name(const mx_series *s);
 const char *mx_series_labels(const mx_series *s);

@@ -134,6 +134,14 @@ static void what_a_slab_counted_is_kept_in_another_without_its_gauges(void **sta
     free(kept);
 }
 
+static void nothing_is_dropped_from_a_sealed_slab(void **state) {
+    (void)state;
+    mx_series *s = with(MX_COUNTER, "a", "", 1);
+    mx_slab_seal();
+    mx_series_drop(s);
+    says(ONE, "# TYPE a counter\na 1\n");
+}
+
 /* A worker may have died of what it wrote there. */
 static void a_slab_ends_where_there_is_no_record(void **state) {
     (void)state;
@@ -165,6 +173,7 @@ int main(void) {
         CASE(metrics_beyond_the_room_are_refused),
         CASE(metrics_write_numbers_that_are_none),
         CASE(what_a_slab_counted_is_kept_in_another_without_its_gauges),
+        CASE(nothing_is_dropped_from_a_sealed_slab),
         CASE(a_slab_ends_where_there_is_no_record),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);

@@ -125,6 +125,29 @@ describe("--http of several workers", function()
     end
   end)
 
+  it("keeps what a worker counted that ended, in order or with an error", function()
+    local w = start(TROUBLE .. [[
+      mx.counter "x_total":inc(5)
+      mx.histogram "h_seconds":observe(1)
+      assert(mx.publish("", assert(mx.queue "q"), "x"))
+      mx.every(0.05, function() if mx.worker.number == 1 and in_trouble() then mx.stop() end end)
+      while mx.worker.number == 2 do
+        mx.sleep(0.05)
+        if in_trouble() and os.remove(mx.config.word .. ".2") then error "so bad" end
+      end
+    ]])
+    w:trouble(1)
+    eventually(function() return w:metrics()['mxrun_workers{state="ended"}'] == 1 end)
+    local all = w:metrics()
+    assert.same({ 10, 2 }, { all.x_total, all.h_seconds_count })
+    eventually(function() return w:metrics().messaging_publish_total == 2 end)
+    eventually(function() return (w:get "/ready") == 200 end)
+    assert.equal(200, (w:get "/health"))
+    w:trouble(2)
+    eventually(function() return w:metrics().x_total == 15 end)
+    assert.equal(3, w:metrics().h_seconds_count)
+  end)
+
   it("does not let sums fall while a worker is down", function()
     local w = start "mx.counter 'x_total':inc(5) if io.open(mx.config.word .. '.broken') then os.exit(7) end"
     w:trouble "broken"
