@@ -5,9 +5,9 @@ local turn, task, err, event = require "mx.turn", require "mx.task", require "mx
 local check, receipt = require "mx.check", require "mx.receipt"
 local conns, publish = require "mx.conn", require "mx.publish"
 local json, log, metrics, stats = require "mx.json", require "mx.log", require "mx.metrics", require "mx.stats"
-local memory = require "mx.memory"
+local memory, generation = require "mx.memory", require "mx.generation"
 
-local mx = { null = json.null, amqp = require("mx.amqp").values, config = {}, worker = { number = 1, count = 1 } }
+local mx = { null = json.null, amqp = require("mx.amqp").values, config = {}, state = {}, worker = { number = 1, count = 1 } }
 mx.json = { encode = json.encode, decode = json.decode, array = json.array, is_array = json.is_array }
 mx.log = { configure = log.configure }
 for _, level in ipairs { "debug", "info", "warn", "error" } do
@@ -33,6 +33,14 @@ local function conn()
   return default
 end
 
+-- For a generation that is undone: a function that makes default what it is now, unless it is none of that generation's.
+function conns.remember()
+  local c, p = default, publisher
+  return function(g)
+    if default and default.generation == g then default, publisher = c, p end
+  end
+end
+
 -- conn | nil, err; parks until the broker is there. Without a URL it goes where mx.publish would. It is the default
 -- connection when the command line and the environment name none, and no other is open.
 function mx.connect(options)
@@ -41,10 +49,14 @@ function mx.connect(options)
   if not o.url and not o.urls then o.urls = conns.default_urls() end
   local c, e = conns.new(o)
   if not c then return nil, e end
-  if not conns.has_urls and (not default or default.closed) then default, publisher = c, nil end
+  c.generation = generation.mine()
+  local before = default
+  if not conns.has_urls and (not before or before.closed or before.generation and before.generation ~= c.generation) then
+    default, publisher = c, nil
+  end
   local ok, link, why = pcall(c.reach, c)
   if ok and link then return c end
-  if default == c then default = nil end
+  if default == c then default, publisher = before, nil end
   c:close()
   if not ok then error(link, 0) end
   return nil, why
@@ -75,7 +87,9 @@ function mx.publisher(options)
   if o.conn ~= nil and not conns.is(o.conn) then check.fail "mx.publisher: option 'conn': expected a connection" end
   local c = o.conn or conn()
   o.conn = nil
-  return publish.publisher(c, o)
+  local p = publish.publisher(c, o)
+  p.generation = generation.mine()
+  return p
 end
 mx.wait_all = receipt.wait_all
 

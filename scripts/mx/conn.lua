@@ -75,7 +75,7 @@ function M.new(options)
     max_body = o.max_body or 16 * 1024 * 1024, tls = secrets,
     reconnect = { base = r.base or 0.2, max = r.max or 30, jitter = r.jitter ~= false },
     pool = p, channels = { max = channels.max or 100, borrow_timeout = channels.borrow_timeout or 5 },
-    lost = 0, records = {}, deleted = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {},
+    lost = 0, records = {}, deleted = {}, dead_letters = {}, queues = {}, declared = {}, exclusive = {}, unnamed = {},
   }, Conn)
   self.pools = { publish = pool.new(self, "publish"), consume = pool.new(self, "consume") }
   M.open[#M.open + 1] = self
@@ -94,7 +94,7 @@ function Conn:publish_async(exchange, key, body, opts) return publish.send(self:
 -- What a connection does: the function, and the types of its arguments. mx does the same with the default connection.
 -- An empty name of a queue would stand for the one declared last, whichever that was.
 M.calls = {
-  topology = { topology.topology, "table" }, queue = { topology.queue, "string", "table?" },
+  topology = { topology.topology, "table" }, queue = { topology.script_queue, "string", "table?" },
   exchange = { topology.exchange, "string", "table|string?" }, consume = { consume.consume, "name", "table|function?" },
   bind = { topology.bind, "name", "string", "string?", "table?" },
   unbind = { topology.unbind, "name", "string", "string?", "table?" },

@@ -8,7 +8,7 @@ local turn, task, err, check = require "mx.turn", require "mx.task", require "mx
 local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
 local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtable", require "mx.stream"
 local wait, log, event, poison = require "mx.wait", require "mx.log", require "mx.event", require "mx.poison"
-local series = require "mx.series"
+local series, generation = require "mx.series", require "mx.generation"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
 -- open: consumers, for the exit rule and the drain; starting: how many wait for their subscription; hists: what is
@@ -69,7 +69,8 @@ local function shared(sub)
     if sub.stopping then sub.left() end
   end
   return { __call = on_limit, __index = {
-    consumer = sub, number = sub.number, delivery = true, on_park = limit, on_idle = on_idle, on_publish = verdict.on_publish,
+    consumer = sub, number = sub.number, generation = sub.generation, delivery = true,
+    on_park = limit, on_idle = on_idle, on_publish = verdict.on_publish,
     on_wake = poison.is_watched(sub) and poison.on_wake or nil,
   } }
 end
@@ -322,7 +323,8 @@ function M.consume(conn, queue, options, handler)
   if o.prefetch and o.prefetch > 65535 then check.fail("mx.consume: prefetch is " .. o.prefetch .. ", at most 65535") end
   if o.manual and o.auto_ack then check.fail "mx.consume: manual and auto_ack exclude each other" end
   local c = setmetatable({
-    conn = conn, queue = queue, handler = handler, script = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
+    conn = conn, queue = queue, generation = generation.mine(),
+    handler = handler, script = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
     timeout = o.timeout or 30, auto_ack = o.auto_ack or false, exclusive = o.exclusive or false, priority = o.priority,
     args = o.args or {}, manual = o.manual or false, order_by = o.order_by, active = 0, live = 0, measures = measures_of(queue),
     counts = { rejected = 0, retried = 0, failed = 0, stuck = 0, delivered = 0, acked = 0, requeued = 0 },
@@ -406,17 +408,26 @@ end
 
 -- Holding: taking nothing for a while, though the script did not say so ----------------------------------------------
 
--- Nothing is taken until release; what is under way goes on.
-function M.hold(c)
-  if c.held or c.unwanted then return end
-  c.held, c.live = true, c.live + 1                      -- it stays in M.open meanwhile
+-- Nothing is taken until each reason that there was is over; what is under way goes on.
+function M.hold(c, why)
+  if c.unwanted then return end
+  if c.held then
+    c.held[why] = true
+    return
+  end
+  c.held, c.live = { [why] = true }, c.live + 1          -- it stays in M.open meanwhile
   topology.use(c.conn, c.queue)
   if c.sub then stop(c.sub) end
 end
 
-function M.release(c)
+-- Without a reason: of all.
+function M.release(c, why)
   if not c.held then return end
-  c.held = false
+  if why then
+    c.held[why] = nil
+    if next(c.held) then return end
+  end
+  c.held = nil
   turn.start(function()
     if not c.unwanted and not c.conn.closing and not task.stopping then c:resume() end
   end, function(ok, e)
@@ -432,8 +443,8 @@ local function prefetch(c, n)
   if c.prefetch == n then return end
   c.prefetch = n
   if c.held or c.unwanted then return end
-  M.hold(c)
-  M.release(c)
+  M.hold(c, "prefetch")
+  M.release(c, "prefetch")
 end
 
 function M.lower(c, factor)

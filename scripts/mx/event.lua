@@ -1,5 +1,6 @@
 -- mx.on: who hears of what happens to connections, consumers and the process.
 local check, task, log, err = require "mx.check", require "mx.task", require "mx.log", require "mx.err"
+local generation = require "mx.generation"
 
 local M = {}
 local EVENTS = { up = true, down = true, recovered = true, blocked = true, unblocked = true, returned = true, cancelled = true,
@@ -11,14 +12,26 @@ function M.on(event, f)
   if not EVENTS[event] then check.fail("mx.on: unknown event '" .. event .. "'" .. check.nearest(event, EVENTS)) end
   f = check.arg(2, "mx.on", f, "function")
   handlers[event] = handlers[event] or {}
-  table.insert(handlers[event], f)
+  table.insert(handlers[event], { f = f, generation = generation.mine() })
 end
 
 function M.has(event) return handlers[event] ~= nil end
 
 -- Each handler runs as a task of its own.
-function M.emit(event, ...)
-  for _, f in ipairs(handlers[event] or {}) do task.spawn(f, ...).event = event end
+local function call(list, event, ...)
+  for _, h in ipairs(list) do task.spawn_for(h.generation, h.f, ...).event = event end
+end
+
+function M.emit(event, ...) call(handlers[event] or {}, event, ...) end
+
+-- Tells only the handlers of one generation.
+function M.emit_to(g, event, ...) call(generation.of(handlers[event] or {}, g), event, ...) end
+
+function M.forget(g)
+  for event, list in pairs(handlers) do
+    generation.drop(list, g)
+    if not list[1] then handlers[event] = nil end
+  end
 end
 
 -- A task or timer failed and nobody waits for it. What fails in a handler of "error" is only logged.

@@ -31,5 +31,12 @@ return function()
     if type(mt) == "table" then mt.__gc = safe(mt.__gc) end
     return metatype(ct, mt)
   end
+  -- A script that is loaded anew says again what stays declared.
+  local cdef, said = ffi.cdef, {}
+  function ffi.cdef(text, ...)
+    if said[text] and select("#", ...) == 0 then return end
+    cdef(text, ...)
+    said[text] = true
+  end
   newproxy = nil                        -- its __gc could not be guarded
 end

@@ -6,7 +6,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, task, check, err = require "mx.turn", require "mx.task", require "mx.check", require "mx.err"
 local conns, consume, stats, topology = require "mx.conn", require "mx.consume", require "mx.stats", require "mx.topology"
-local series = require "mx.series"
+local series, generation = require "mx.series", require "mx.generation"
 local type, tostring, max = type, tostring, math.max
 
 local checks = {}                       -- by name
@@ -52,6 +52,7 @@ local function run(c)
     status, message = verdict(c, ok, status, message)
     settle(c, status, message, type(details) == "table" and details or nil)
   end, stats.stats())
+  turn.own(c.running, c.generation)
   c.late = false
   turn.notify(limit, function()
     c.late = true
@@ -62,13 +63,15 @@ end
 
 -- The next run is counted from the start of this one; one that still runs is not started again beside itself.
 local function tick(c)
-  if checks[c.name] ~= c or task.stopping or not M.running then return end
+  c.ticking = checks[c.name] == c and not task.stopping and M.running
+  if not c.ticking then return end
   if not c.running then run(c) elseif c.late then late(c) end
   turn.notify(C.mx_wait_new(turn.waits, c.every), function() tick(c) end)
 end
 
 local function begin(c)
-  c.series = series.new("gauge", "mxrun_health_status", series.own_labels({ "check" }, { c.name }))
+  c.series = c.before and c.before.series
+             or series.new("gauge", "mxrun_health_status", series.own_labels({ "check" }, { c.name }))
   if c.series then c.series.value = -1 end
   series.help("mxrun_health_status", "of a check: 0 healthy, 1 degraded, 2 unhealthy, -1 not known yet")
   tick(c)
@@ -80,8 +83,22 @@ local function add(name, options, f, defaults)
   local c = { name = name, f = f, status = "unknown", row = 0, since = os.time(), every = of("every", 5), timeout = of("timeout", 1),
               fail_after = of("fail_after", 3), recover_after = of("recover_after", 2) }
   if c.every <= 0 then check.fail "mx.health: option 'every': must be above 0" end
+  c.generation, c.before = generation.mine(), checks[name]
+  if c.before and c.before.generation == c.generation then c.before = c.before.before end
   checks[name] = c
   if M.running then begin(c) end
+end
+
+-- What came from a generation that is over goes; what it took the place of is back, if that is still there.
+function M.forget(g)
+  for name, c in pairs(checks) do
+    local before = c.before
+    c.before = nil
+    if c.generation == g then
+      checks[name] = before
+      if before and not before.ticking then tick(before) end
+    end
+  end
 end
 
 -- From now on the checks run; until then they are only listed.

@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, check, log, event = require "mx.turn", require "mx.check", require "mx.log", require "mx.event"
-local task, consume = require "mx.task", require "mx.consume"
+local task, consume, generation = require "mx.task", require "mx.consume", require "mx.generation"
 
 local M = {}
 
@@ -40,11 +40,12 @@ local function each_remote(f)
 end
 
 function steps.lower_prefetch() each_remote(function(c) consume.lower(c, 4) end) end
-function steps.pause_consumers() each_remote(consume.hold) end
+function steps.pause_consumers() each_remote(function(c) consume.hold(c, "memory") end) end
 function steps.refuse_publish() C.mx_memory_refuse(1) end
 
 local undo = {
-  lower_prefetch = function() each_remote(consume.raise) end, pause_consumers = function() each_remote(consume.release) end,
+  lower_prefetch = function() each_remote(consume.raise) end,
+  pause_consumers = function() each_remote(function(c) consume.release(c, "memory") end) end,
   refuse_publish = function() C.mx_memory_refuse(0) end,
 }
 
@@ -97,7 +98,7 @@ end
 
 local function look_at(w, share)
   local reached = is_reached(w, share)
-  if reached and not w.active then task.spawn(w.f, M.stats()) end
+  if reached and not w.active then task.spawn_for(w.generation, w.f, M.stats()) end
   w.active = reached
 end
 
@@ -176,7 +177,7 @@ function M.collect_at(share) add_rung("collect", check.arg(1, "mx.memory.collect
 function M.watch(at, f)
   if type(at) ~= "function" then at = check.arg(1, "mx.memory.watch", at, "fraction") end
   f = check.arg(2, "mx.memory.watch", f, "function")
-  local w = { at = at, f = f, active = false }
+  local w = { at = at, f = f, active = false, generation = generation.mine() }
   watches[#watches + 1] = w
   if not busy then look_later() end
   return { cancel = function()
@@ -185,6 +186,8 @@ function M.watch(at, f)
     end
   end }
 end
+
+function M.forget(g) generation.drop(watches, g) end
 
 local function check_steps(list)
   local seen = {}

@@ -5,6 +5,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, check, err, log, series = require "mx.turn", require "mx.check", require "mx.err", require "mx.log", require "mx.series"
+local generation = require "mx.generation"
 local type, select = type, select
 
 local M = { all = {} }
@@ -141,20 +142,27 @@ local function check_labels(kind, labels)
   return list
 end
 
--- One that has the name already is that one, and has to be of the same kind and labels.
+local function is_like(self, kind, labels)
+  return self.kind == kind and table.concat(self.labels, " ") == table.concat(labels, " ")
+end
+
+-- One that has the name already is that one, and has to be of the same kind and labels, unless an older generation made it.
 local function metric(kind, name, help, labels)
   check_name(kind, name)
   if help ~= nil then check.arg(2, "mx." .. kind, help, "string") end
   local list = check_labels(kind, labels)
-  local self = M.all[name]
-  if self then
-    if self.kind ~= kind or table.concat(self.labels, " ") ~= table.concat(list, " ") then
+  local self, mine = M.all[name], generation.mine()
+  local newer = self and mine and mine.number > (self.generation and self.generation.number or 0)
+  if self and (not newer or is_like(self, kind, list)) then
+    if not is_like(self, kind, list) then
       local is = ("a %s with the labels { %s }"):format(self.kind, table.concat(self.labels, ", "))
       check.fail(("mx.%s: '%s' is there already: %s"):format(kind, name, is))
     end
+    if newer then self.generation = mine end
     return self
   end
-  self = setmetatable({ kind = kind, name = name, labels = list, tree = {}, by_text = {}, made = 0, leaves = 0 }, class_of(kind, #list))
+  self = setmetatable({ kind = kind, name = name, labels = list, tree = {}, by_text = {}, made = 0, leaves = 0,
+                        generation = mine, replaced = self }, class_of(kind, #list))
   M.all[name] = self
   series.help(name, help and help ~= "" and help or "a " .. kind .. " of the script")
   return self
@@ -173,11 +181,14 @@ function M.gauge(name, help, labels)
   if labels == f then labels = nil end
   local self = metric("gauge", name, help, labels)
   if f and #self.labels > 0 then check.fail "mx.gauge: a function gives one number, labels need set" end
-  if f then self.f = f end
+  if f then
+    local before, mine = self.source, generation.mine()
+    self.source = { f = f, generation = mine, before = before and before.generation ~= mine and before or nil }
+  end
   return self
 end
 function Gauge:get(...)
-  if self.f then return self.f() end
+  if self.source then return self.source.f() end
   local s = series_of(self, false, ...)
   return s and s.value
 end
@@ -200,11 +211,21 @@ local function done(self, start, ...)
 end
 function Histogram:time(f, ...) return done(self, C.mx_now(), f(...)) end
 
+-- What came from a generation that is over goes; what it took the place of is back, if that is still there.
+function M.forget(g)
+  for name, m in pairs(M.all) do
+    local s = m.source
+    if s and s.generation == g then m.source = s.before elseif s then s.before = nil end
+    if m.generation ~= g then m.replaced = nil
+    else M.all[name], m.generation = m.replaced or m, nil end
+  end
+end
+
 -- Before the numbers are read: asks the gauges that are functions. What fails there is said once.
 function M.collect()
   for _, m in pairs(M.all) do
-    if m.f then
-      local ok, v = turn.unwaiting("a gauge's function", m.f)
+    if m.source then
+      local ok, v = turn.unwaiting("a gauge's function", m.source.f)
       local wrong = not ok and err.tostring(v) or type(v) ~= "number" and "it returned a " .. type(v)
       if not wrong then m:set(v) elseif not m.said then log.error("a gauge's function failed", { gauge = m.name, error = wrong }) end
       m.said = wrong and true

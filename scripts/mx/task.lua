@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, wait, err, check = require "mx.turn", require "mx.wait", require "mx.err", require "mx.check"
+local generation = require "mx.generation"
 local select, unpack, setmetatable, error = select, unpack, setmetatable, error
 
 local M = { timers = 0, list = {} }
@@ -47,6 +48,13 @@ function M.spawn(f, ...)
   return self
 end
 
+-- The same, for what a generation made earlier.
+function M.spawn_for(g, f, ...)
+  local self = M.spawn(f, ...)
+  turn.own(self.task, g)
+  return self
+end
+
 function Task:wait(timeout)
   timeout = timeout and check.seconds(timeout)
   if not self.results then
@@ -79,10 +87,14 @@ local function arm(self)
   turn.notify(ticket, function() fire(self) end)
 end
 
-function Timer:cancel()
-  if not self.ticket then return end
-  turn.forget(self.ticket)
+local function hush(self)
+  if self.ticket then turn.forget(self.ticket) end
   self.ticket = nil
+end
+
+function Timer:cancel()
+  if not M.list[self] then return end
+  hush(self)
   M.timers = M.timers - 1
   M.list[self] = nil
 end
@@ -92,7 +104,7 @@ function fire(self)
   self.ticket = nil
   if not self.running then
     self.running = true
-    M.spawn(self.f).timer = self
+    M.spawn_for(self.generation, self.f).timer = self
   end
   if self.every then
     self.due = math.max(self.due + self.every, C.mx_now())
@@ -103,8 +115,19 @@ function fire(self)
   end
 end
 
+-- While a generation is replaced, its timers rest; one of the same interval goes on in the rhythm.
+local function next_due(every)
+  for x in pairs(M.list) do
+    if x.resting and x.every == every and not x.followed then
+      x.followed = true
+      return x.due
+    end
+  end
+end
+
 local function timer(seconds, every, f)
-  local self = setmetatable({ every = every, f = f, due = C.mx_now() + seconds }, Timer)
+  local due = every and next_due(every) or C.mx_now() + seconds
+  local self = setmetatable({ every = every, f = f, due = due, generation = generation.mine() }, Timer)
   M.timers = M.timers + 1
   M.list[self] = true
   arm(self)
@@ -184,6 +207,51 @@ end
 function Semaphore:release()
   if not self.queue:wake(true) then self.count = self.count + 1 end
 end
+
+-- Generations ----------------------------------------------------------------------------------------------------
+
+local function timers_of(g)
+  local found = {}
+  for x in pairs(M.list) do
+    if getmetatable(x) == Timer and x.generation == g then found[#found + 1] = x end
+  end
+  return found
+end
+
+function M.rest(g)
+  for _, x in ipairs(timers_of(g)) do
+    hush(x)
+    x.resting = true
+  end
+end
+
+function M.go_on(g)
+  for _, x in ipairs(timers_of(g)) do
+    if x.resting then arm(x) end
+    x.resting, x.followed = nil, nil
+  end
+end
+
+function M.cancel_timers(g)
+  for _, x in ipairs(timers_of(g)) do x:cancel() end
+end
+
+-- Those that sleep are told that their generation is over; how many have not ended.
+function M.tell(g)
+  local left = 0
+  for x in pairs(M.list) do
+    if getmetatable(x) == Task and x.task.generation == g then
+      left = left + 1
+      if x.task.parked == "idle" then
+        x.cancelled = true
+        turn.raise(x.task, M.replaced())
+      end
+    end
+  end
+  return left
+end
+
+function M.replaced() return err.new("closed", "the script was reloaded") end
 
 -- Stopping --------------------------------------------------------------------------------------------------------
 

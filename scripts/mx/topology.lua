@@ -3,6 +3,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, err, check, fieldtable = require "mx.turn", require "mx.err", require "mx.check", require "mx.fieldtable"
 local log, record, wait, event = require "mx.log", require "mx.record", require "mx.wait", require "mx.event"
+local generation = require "mx.generation"
 local type, pairs, ipairs, tohex = type, pairs, ipairs, require "bit".tohex
 
 local M = {}
@@ -252,6 +253,22 @@ function M.queue(conn, name, options)
     if not ok then return nil, why end
   end
   return name
+end
+
+-- What scripts call. A name that they did not choose tells the next generation nothing.
+function M.script_queue(conn, name, options)
+  local made, e = M.queue(conn, name, options)
+  if not made then return nil, e end
+  if name == "" then table.insert(conn.unnamed, { name = made, generation = generation.mine() }) end
+  return made
+end
+
+-- Deletes those of a generation that is over which nobody consumes.
+function M.drop_unnamed(conn, g)
+  for _, q in ipairs(generation.of(conn.unnamed, g)) do
+    if not (conn.users and conn.users[q.name]) then M.delete_queue(conn, q.name) end
+  end
+  generation.drop(conn.unnamed, g)
 end
 
 -- Declares the queue of dead letters again after it went missing; an exchange of somebody else's is left alone.

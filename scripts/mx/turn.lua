@@ -11,6 +11,7 @@ local err, check = require "mx.err", require "mx.check"
 local co_create, co_resume, co_yield = coroutine.create, coroutine.resume, coroutine.yield
 local can_yield = coroutine.isyieldable
 local type, pcall, xpcall, error, traceback, rawequal = type, pcall, xpcall, error, debug.traceback, rawequal
+local setfenv = debug.setfenv
 
 local M = { current = nil, tasks = 0, inside = nil }     -- inside: what runs now and must not wait, as text
 local PARK, IDLE, RAISE, REFUSE = {}, {}, {}, {}
@@ -119,10 +120,17 @@ local function body(f, finish, ...)
   finish(xpcall(f, on_error, ...))
 end
 
+-- The generation (mx/generation.lua) of a task, and the globals of what is loaded in it.
+function M.own(task, generation)
+  task.generation = generation
+  if generation and generation.env then setfenv(task.co, generation.env) end
+end
+
 -- A new task that runs f(...); finish(ok, ...) is called with what came of it, ok as from pcall; not ok: an error
 -- object, or { raised =, traceback = }.
 function M.start(f, finish, ...)
   local task = { no = 1, co = co_create(body) }
+  if M.current then M.own(task, M.current.generation) end
   M.tasks = M.tasks + 1
   local n, args = select("#", ...), { ... }
   local function done(ok, ...)
@@ -245,6 +253,8 @@ function M.serve(c)
     c.decide, band, c.number, c.hist, C.mx_now, C.mx_hist_record, C.MX_ACK)
   local d = setmetatable({ no = 1, co = co_create(serve), seq = 0, look = false, late = false }, c.task)
   d.loop = c.serve(d)
+  local env = d.generation and d.generation.env
+  if env then setfenv(d.co, env) end
   return d
 end
 
