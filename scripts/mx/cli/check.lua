@@ -1,6 +1,6 @@
 -- mxrun --check: what is wrong with a script, found without a broker.
 local harness, globals, check = require "mx.test.harness", require "mx.cli.globals", require "mx.check"
-local log = require "mx.log"
+local log, generation = require "mx.log", require "mx.generation"
 
 local M = { name = "check" }
 
@@ -12,7 +12,7 @@ local function declared(found, env)
   for _, w in ipairs(found.writes) do
     if w.main then names[w.name] = true end
   end
-  for _, t in ipairs { _G, env or {} } do
+  for _, t in ipairs { generation.pristine, env or {} } do
     for name in next, t do
       if type(name) == "string" then names[name] = true end
     end
@@ -106,18 +106,18 @@ end
 
 local function plural(n, what) return ("%d %s%s"):format(n, what, n == 1 and "" or "s") end
 
--- Prints the findings in the order of their lines.
-local function report(file, findings)
+-- The findings as texts, in the order of their lines.
+local function texts_of(file, findings)
   table.sort(findings, function(a, b)
     if a.line ~= b.line then return a.line < b.line end
     return a.text < b.text
   end)
-  local last
+  local list = {}
   for _, f in ipairs(findings) do
     local text = f.line > 0 and ("%s:%d: %s"):format(file, f.line, f.text) or ("%s: %s"):format(file, f.text)
-    if text ~= last then print(text) end
-    last = text
+    if text ~= list[#list] then list[#list + 1] = text end
   end
+  return list
 end
 
 -- The error's own line when it lies in the file.
@@ -127,28 +127,35 @@ local function place(file, text)
   return tonumber(at or 0), rest or first
 end
 
-local function examine(file, f, args, host)
-  local findings, errors = {}, 0
+-- All findings, which of them are errors, and the harness as far as it got.
+local function examine(file, f, options)
+  local findings, errors = {}, {}
   local function say(line, text)
-    errors = errors + 1
-    findings[#findings + 1] = { line = line or 0, text = text }
+    errors[#errors + 1] = { line = line or 0, text = text }
+    findings[#findings + 1] = errors[#errors]
   end
   local function warn(where, text)              -- file:line, or a line of this file
     local line = tonumber(where) or where and where:match "^(.*):%d+$" == file and where:match ":(%d+)$" or 0
     findings[#findings + 1] = { line = tonumber(line), text = "warning: " .. text }
   end
-  local h, why, _, part = harness.load(file, { tasks = false, args = args, config = host.config })
+  local h, why, _, part = harness.load(file, options)
   if not h then say(place(file, why)) end
   h = h or part
   local found = globals.of(f)
   undeclared(found, h and h.env, say)
   unknown_fields(found, h and rawget(h.env, "mx") or {}, say)
   if h then warnings(h, found, warn) end
-  report(file, findings)
-  return errors, h
+  return texts_of(file, findings), texts_of(file, errors), h
 end
 
-function M.run(args, host)
+-- Of a script that f is compiled from: what is wrong with it, as a list of texts.
+function M.errors_of(file, f, args)
+  local _, errors, h = examine(file, f, { tasks = false, args = args, name = "reload" })
+  if h then h:close() end
+  return errors
+end
+
+function M.run(args)
   local file = args[1]
   if not file then
     io.stderr:write("mxrun --check: no FILE given\n", usage)
@@ -163,8 +170,9 @@ function M.run(args, host)
     print(e)
     return 1
   end
-  local errors, h = examine(file, f, { unpack(args, 2) }, host)
-  if errors > 0 then return 1 end
+  local findings, errors, h = examine(file, f, { tasks = false, args = { unpack(args, 2) } })
+  for _, text in ipairs(findings) do print(text) end
+  if #errors > 0 then return 1 end
   local t = h.topology
   print(("%s: fine, %s, %s, %s, %s"):format(file, plural(count(t.exchanges), "exchange"), plural(count(t.queues), "queue"),
     plural(#t.bindings, "binding"), plural(#h.consumers, "consumer")))

@@ -7,7 +7,7 @@
 -- (drain); h.broker makes that one fail.
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local conns, publish, consume = require "mx.conn", require "mx.publish", require "mx.consume"
-local strict, json = require "mx.strict", require "mx.json"
+local strict, json, generation = require "mx.strict", require "mx.json", require "mx.generation"
 local capture, decision = require "mx.test.capture", require "mx.test.decision"
 
 local M = {}
@@ -239,14 +239,14 @@ local function environment(h, mx, file, args)
   function env.require(name)
     if modules[name] ~= nil then return modules[name] end
     local path = package.searchpath(name, package.path)
-    if not path or path:sub(1, 1) == "/" then return require(name) end
+    if not path or path:sub(1, 1) == "/" and not generation.modules[name] then return require(name) end
     local value = chunk(path)(name)
     modules[name] = value == nil or value
     return modules[name]
   end
   function env.dofile(path) return chunk(path)() end
   h.env = env
-  return strict(env, _G)
+  return strict(env, generation.pristine)
 end
 
 -- Runs the main chunk until it ends, or waits for longer than options.timeout (1 s): then h.waiting is true.
@@ -262,7 +262,7 @@ local function run_main(h, f, args)
   return h
 end
 
-local OPTIONS = { timers = "boolean", tasks = "boolean", config = "table", args = "table", timeout = "seconds" }
+local OPTIONS = { timers = "boolean", tasks = "boolean", config = "table", args = "table", timeout = "seconds", name = "string" }
 
 -- A harness, or nil, the error's text, its traceback and the harness as far as it got. Options: timers = true starts
 -- them, tasks = false starts no mx.spawn; config is mx.config, args the script's arguments, timeout how long its main
@@ -274,7 +274,8 @@ function M.load(file, options)
   if not f then return nil, e end
   count = count + 1
   local h = setmetatable({
-    url = "mem://test.harness." .. count, options = o, consumers = {}, published = {}, timers = {}, tasks = {}, runs = {}, requests = {},
+    url = "mem://test.harness." .. (o.name or count), options = o,
+    consumers = {}, published = {}, timers = {}, tasks = {}, runs = {}, requests = {},
     running = {}, topology = capture.topology(), connections = {}, targets = {},
   }, Harness)
   h.broker = require "mx.test.broker".of(h.url:match "^mem://(.*)$")
@@ -379,6 +380,14 @@ end
 -- Ends its consumers and tasks.
 function Harness:close()
   for _, t in ipairs(self.tasks) do t:cancel() end
+  if self.waiting then turn.raise(self.main, err.new("closed", "the test is over")) end
+  for _, c in ipairs(self.connections) do c:close() end
+  for _, c in ipairs(self.consumers) do
+    if c.consumer then
+      c.consumer:stop(5)
+      self.wire:delete_queue(c.queue)
+    end
+  end
   self.wire:close()
   self.drain:close()
 end
