@@ -73,6 +73,8 @@ static void push_host(mx_script *s) {
     numeric(L, "drain", o->drain);
     numeric(L, "turn_limit", o->turn_limit);
     numeric(L, "memory_limit", o->memory_limit);
+    lua_pushboolean(L, o->watch);
+    lua_setfield(L, -2, "watch");
     lua_pushboolean(L, isatty(STDERR_FILENO));
     lua_setfield(L, -2, "terminal");
     strings(L, "urls", o->urls, o->url_count);

@@ -309,6 +309,7 @@ typedef struct mx_turn {
 double mx_now(void);                                    /* monotonic, never cached */
 void mx_log_write(const char *line, size_t n);          /* to stderr, without ever waiting for whoever reads that */
 double mx_log_dropped(void);                            /* lines that it did not take */
+double mx_file_stamp(const char *path);                 /* another one after the file was changed or replaced; 0: there is none */
 uint64_t mx_random(void);                               /* of the kernel; nobody can guess it */
 mx_turn *mx_runtime_turn(mx_runtime *r);
 

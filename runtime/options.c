@@ -23,6 +23,8 @@ static const char help[] =
     "  -e, --eval CODE     run CODE; there is no FILE then, what follows are arguments\n"
     "  -w, --workers N     run the script in N processes and start those again that die; auto: as many as there are\n"
     "                      processors. Until one has come up, exit 2 ends all, and so does the fifth failure (MXRUN_WORKERS)\n"
+    "      --watch         load FILE anew when it or a file of Lua that it loaded was changed, as SIGHUP does: what is broken\n"
+    "                      changes nothing, handlers that run finish with the old code, mx.state stays\n"
     "      --check         compile FILE, run its main chunk with no network, report what is wrong with it\n"
     "      --http ADDR     /live /ready /health /metrics at host:port or port, by default on 127.0.0.1 (MXRUN_HTTP);\n"
     "                      with -w of all workers\n"
@@ -44,6 +46,7 @@ enum {
     URL,
     EVAL,
     WORKERS,
+    WATCH,
     HTTP,
     HTTP_TOKEN_FILE,
     CHECK,
@@ -67,6 +70,7 @@ static const struct {
     {"--workers", "-w", WORKERS, 1, "MXRUN_WORKERS"},
     {"--http", NULL, HTTP, 1, "MXRUN_HTTP"},
     {"--http-token-file", NULL, HTTP_TOKEN_FILE, 1, "MXRUN_HTTP_TOKEN_FILE"},
+    {"--watch", NULL, WATCH, 0, NULL},
     {"--check", NULL, CHECK, 0, NULL},
     {"--set", NULL, SET, 1, NULL},
     {"--log", NULL, LOG, 1, "MXRUN_LOG"},
@@ -216,6 +220,7 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     case WORKERS: o->workers = workers(o, name, value); break;
     case HTTP: o->http = value; break;
     case HTTP_TOKEN_FILE: o->http_token_file = value; break;
+    case WATCH: o->watch = 1; break;
     case CHECK: o->command = "check"; break;
     case SET: add_set(o, value); break;
     case LOG: one_of(o, name, o->log = value, "text json"); break;
@@ -361,6 +366,7 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
         if (o->workers != environment_workers) misuse(o, "option -w is for scripts, not for %s%s", o->command, "");
         o->workers = 0;
     }
+    if (o->watch && !o->file && !o->exit_now) misuse(o, "option --watch is for a FILE, and there is none%s%s", "", "");
     /* a spec may block, on a program that it runs for instance */
     if (o->turn_limit < 0) o->turn_limit = o->command && !strcmp(o->command, "test") ? 60 : 5;
     o->args = argv + at;

@@ -18,6 +18,7 @@ typedef struct mx_options {
     char **args;  /* what follows the file; args[-1] need not be the file */
     int arg_count;
     int workers;              /* 0: no supervisor */
+    int watch;                /* load file anew when it was changed */
     double turn_limit, drain; /* seconds */
     double memory_limit;      /* bytes; 0: none */
     int exit_now;             /* --help, --version or misuse: leave with exit_code */

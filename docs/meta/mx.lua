@@ -46,6 +46,7 @@
 ---@class mx
 ---@field null lightuserdata JSON null, AMQP void
 ---@field config table<string, string|number> what `--set K=V` gave
+---@field state table kept when the script is loaded anew; plain data: a function in it keeps the old generation in memory
 ---@field worker { number: integer, count: integer } which process of `-w N` this is; 1 of 1 without
 mx = {}
 
@@ -156,7 +157,7 @@ function mx.connect(options) end
 ---| "returned" (conn, err) a mandatory message reached no queue; err.receipt
 ---| "cancelled" (consumer, err) the broker ended a consumer, or takes it no more after a reconnect
 ---| "memory" (nothing raises it yet)
----| "reload" SIGHUP came, and the files of TLS were read again
+---| "reload" SIGHUP came or a file was changed, the files of TLS were read again, and a new generation of the script has started; those hear of it whom it replaces
 ---| "stop" the drain begins
 ---| "error" (err) a task failed that nobody waits for
 

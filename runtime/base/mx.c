@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const struct {
@@ -38,6 +39,14 @@ MX_EXPORT uint64_t mx_random(void) {
     uint64_t v;
     if (getrandom(&v, sizeof v, 0) != sizeof v) abort();
     return v;
+}
+
+MX_EXPORT double mx_file_stamp(const char *path) {
+    struct stat s;
+    if (stat(path, &s)) return 0;
+    uint64_t mixed = (uint64_t)s.st_mtim.tv_sec * 1000000000 + (uint64_t)s.st_mtim.tv_nsec;
+    mixed = (mixed ^ (uint64_t)s.st_ino << 20) * 0x9e3779b97f4a7c15 ^ (uint64_t)s.st_size;
+    return (double)(mixed * 0x9e3779b97f4a7c15 >> 12) + 1;
 }
 
 char *mx_strndup(const void *p, size_t n) {

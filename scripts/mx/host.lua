@@ -2,6 +2,7 @@
 require "mx.loops"                      -- before any other, which keep pairs and next as they find them
 local ffi = require "ffi"
 local strict = require "mx.strict"
+local generation                        -- mx.generation, once what C has is declared
 
 -- run(args, host) of each answers the exit code; it runs in a task.
 local COMMANDS = {
@@ -28,6 +29,7 @@ local function text_only()
   end
   function loadstring(chunk, name) return from_string(chunk, name or chunk, "t") end
   function loadfile(name, _, env)
+    if name then generation.read(name) end
     if env == nil then return from_file(name, "t") end
     return from_file(name, "t", env)
   end
@@ -42,6 +44,7 @@ local function loaders(turn, wait)
     if not path then return tried end
     local f, e = loadfile(path)
     if not f then error(("error loading module '%s' from file '%s':\n\t%s"):format(name, path, e), 0) end
+    generation.modules[name] = true
     return f
   end
 
@@ -64,6 +67,8 @@ local function loaders(turn, wait)
   -- A module that another task is loading is waited for. One that failed is as if it had never been asked for.
   function require(name)
     if type(name) ~= "string" then error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ")", 2) end
+    local kept = generation.kept(name)
+    if kept ~= nil then return kept end
     while loading[name] do
       if loading[name].task == turn.current then error("loop or previous error loading module '" .. name .. "'", 2) end
       loading[name]:wait()
@@ -111,11 +116,13 @@ return function(host)
   turn.runtime = ffi.cast("mx_runtime *", host.runtime)
   turn.setup(turn.runtime)
   require "mx.coroutines"()
+  generation = require "mx.generation"
   local err, log, task = require "mx.err", require "mx.log", require "mx.task"
   host.registry["mx.interrupted"] = getmetatable(err.new("interrupted", ""))
   local publish, consume, conns = require "mx.publish", require "mx.consume", require "mx.conn"
   local keep = require "mx.keep"
   local event, tls, memory = require "mx.event", require "mx.tls", require "mx.memory"
+  local reload = require "mx.reload"
   consume.setup()
   local mx = require "mx"
   text_only()
@@ -190,7 +197,7 @@ return function(host)
     if t.reloads ~= reloads then
       reloads = t.reloads
       tls.reload()
-      event.emit "reload"
+      reload.begin()
     end
     if t.signals ~= signals then
       signals = t.signals
@@ -225,10 +232,11 @@ return function(host)
     end_links()
   end
 
-  local function main_done(ok, e)
+  local function main_done(ok, e, older)
     main_running = false
     if ok then return end
-    if stopping and err.is(e) and e.code == "closed" then return end
+    if (stopping or older) and err.is(e) and e.code == "closed" then return end
+    if older then return task.on_failure({}, e) end
     fail(task.text_of(e))
     stop()
   end
@@ -259,6 +267,7 @@ return function(host)
       return turn.turn
     end
   end
+  generation.remember_globals()
   strict(_G)
   local f, e, code = main_chunk(host)
   if not f then
@@ -266,6 +275,6 @@ return function(host)
     quit(code)
     return turn.turn
   end
-  main = turn.start(f, main_done, unpack(arg))
+  main = reload.first(f, host, main_done)
   return turn.turn
 end
