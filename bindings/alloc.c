@@ -8,31 +8,39 @@
 #include "measure/account.h"
 #include "measure/hist.h"
 
-enum { DRIVE_US = 500, FIRST = 4 << 20 };
+enum { DRIVE_US = 500, FIRST = 4 << 20, STEP = 64 * 1024 };
 
 static struct {
     lua_Alloc f;
     void *arg;
+    size_t mark;   /* what live may grow to before there is anything to see to: a new peak, the limit */
     int tripped;   /* until the next turn */
     size_t enough; /* the collector is driven until Lua holds less; 0: it is not driven now */
     int whole;     /* whole: somebody was stopped, and what he held is garbage now */
     size_t start;  /* the collector is driven once Lua holds so much */
 } own = {.start = FIRST};
 
+static void set_mark(const mx_heap *h) {
+    own.mark = h->peak + STEP;
+    if (own.mark > h->allow) own.mark = own.tripped ? SIZE_MAX : h->allow;
+}
+
+static void on_mark(mx_heap *h) {
+    if (h->live > h->peak) h->peak = h->live;
+    if (h->live > h->allow && !own.tripped) {
+        own.tripped = 1;
+        mx_jitprofile_interrupt_for_memory();
+    }
+    set_mark(h);
+}
+
 static void *count(void *arg, void *p, size_t before, size_t after) {
     (void)arg;
     mx_heap *h = &mx_heap_of_lua;
     h->live += after - before;
-    if (after > before) {
-        if (!before) h->blocks++;
-        if (h->live > h->peak) h->peak = h->live;
-        if (h->live > h->allow && !own.tripped) {
-            own.tripped = 1;
-            mx_jitprofile_interrupt_for_memory();
-        }
-    } else if (!after && before) {
-        h->blocks--;
-    }
+    if (!before) h->blocks++;
+    else if (!after) h->blocks--;
+    if (h->live > own.mark) on_mark(h);
     return own.f(own.arg, p, before, after);
 }
 
@@ -49,11 +57,13 @@ int mx_alloc_is_over(void) { return mx_heap_of_lua.live > mx_heap_of_lua.allow -
 void mx_alloc_rearm(void) {
     own.whole |= own.tripped;
     own.tripped = 0;
+    set_mark(&mx_heap_of_lua);
 }
 
 void mx_alloc_enter(void) {
     own.tripped = 0;
     mx_memory_allow();
+    set_mark(&mx_heap_of_lua);
 }
 
 static size_t next_start(void) {
