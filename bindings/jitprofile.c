@@ -38,8 +38,6 @@ static void push_error(lua_State *L) {
 /* The chunks of mx/turn.lua: the file, and the loop over deliveries that it compiles. */
 static int is_turn(const char *source) { return !strcmp(source, "@mx/turn.lua") || !strcmp(source, "=mx/turn:serve"); }
 
-static void on_instruction(lua_State *L, lua_Debug *at);
-
 void mx_jitprofile_let_go(lua_State *L) {
     too_long = too_much = 0;
     lua_sethook(L, NULL, 0, 0);

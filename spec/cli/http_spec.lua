@@ -5,13 +5,6 @@ local MXRUN = os.getenv "MXRUN" or "build/mxrun"
 
 local function eventually(f) return mx.test.eventually(f, 20) end
 
-local function slurp(path)
-  local f = io.open(path)
-  local text = f and f:read "*a" or ""
-  if f then f:close() end
-  return text
-end
-
 local Server = {}
 Server.__index = Server
 local running = {}
@@ -26,7 +19,7 @@ local function serve(code, options, environment)
   p:close()
   running[#running + 1] = self
   eventually(function()
-    self.port = slurp(log):match "http=127.0.0.1:(%d+)"
+    self.port = cli.read(log):match "http=127.0.0.1:(%d+)"
     return self.port
   end)
   return self
@@ -148,7 +141,7 @@ describe("--http", function()
       mx.consume("q", function() mx.sleep(1) while not io.open(mx.config.go) do mx.sleep(0.01) end end)
       mx.publish("", "q", "x")
     ]], { more = "--set go=" .. os.tmpname() .. ".go" })
-    local go = slurp("/proc/" .. s.pid .. "/cmdline"):match "go=(%S-)%z"
+    local go = cli.read("/proc/" .. s.pid .. "/cmdline"):match "go=(%S-)%z"
     eventually(function() return (s:get "/ready") == 200 end)
     s:kill "TERM"
     eventually(function() return (s:get "/ready") == 503 end)
@@ -176,7 +169,7 @@ describe("--http", function()
     assert.same({ 200, "/query a=1&b" }, s:says "/query?a=1&b")
     assert.same({ 503, "no answer within 10 s\n" }, s:says "/slow")
     assert.equal(200, (s:get "/live"))
-    assert.matches("answering over HTTP failed", slurp(s.log))
+    assert.matches("answering over HTTP failed", cli.read(s.log))
   end)
 
   it("goes on with clients that say nothing, half of it, too much or go away", function()
@@ -223,7 +216,7 @@ describe("--http on RabbitMQ", function()
       proxy:write(table.concat({ ... }, "\n"), "\n")
       proxy:flush()
     end
-    local port = eventually(function() return tonumber(slurp(file)) end)
+    local port = eventually(function() return tonumber(cli.read(file)) end)
     local q = cli.name "http"
     local s = serve(([[
       mx.health.connections { min = 1 }

@@ -10,6 +10,14 @@ local function slurp(path)
   return text
 end
 
+-- What a file holds by now, nothing when it is not there yet.
+function M.read(path)
+  local f = io.open(path)
+  local text = f and f:read "*a" or ""
+  if f then f:close() end
+  return text
+end
+
 -- Runs a shell line in which $MXRUN is the binary: stdout, exit code, stderr.
 function M.shell(line)
   local out, errors = os.tmpname(), os.tmpname()

@@ -5,13 +5,6 @@ local MXRUN = os.getenv "MXRUN" or "build/mxrun"
 
 local function eventually(f) return mx.test.eventually(f, 30) end
 
-local function slurp(path)
-  local f = io.open(path)
-  local text = f and f:read "*a" or ""
-  if f then f:close() end
-  return text
-end
-
 local running = {}
 local Whole = {}
 Whole.__index = Whole
@@ -26,10 +19,10 @@ local function start(code, options)
   p:close()
   running[#running + 1] = self
   eventually(function()
-    self.port = slurp(log):match "http=127.0.0.1:(%d+)"
+    self.port = cli.read(log):match "http=127.0.0.1:(%d+)"
     return self.port
   end)
-  eventually(function() return slurp(log):find "all workers are up" end)
+  eventually(function() return cli.read(log):find "all workers are up" end)
   return self
 end
 
@@ -37,7 +30,7 @@ function Whole:signal(name, pid) os.execute(("kill -%s %d 2>/dev/null"):format(n
 
 function Whole:workers()
   local list = {}
-  for pid in slurp(("/proc/%d/task/%d/children"):format(self.pid, self.pid)):gmatch "%d+" do list[#list + 1] = tonumber(pid) end
+  for pid in cli.read(("/proc/%d/task/%d/children"):format(self.pid, self.pid)):gmatch "%d+" do list[#list + 1] = tonumber(pid) end
   return list
 end
 
@@ -88,7 +81,7 @@ describe("--http of several workers", function()
       mx.consume("q", function() end)
       for _ = 1, mx.worker.number do assert(mx.publish("", "q", "x")) end
     ]]
-    assert.equal(1, select(2, slurp(w.log):gsub("serving /live /ready /health /metrics", "")))
+    assert.equal(1, select(2, cli.read(w.log):gsub("serving /live /ready /health /metrics", "")))
     local want = { ['x_total{a="b"}'] = 3, level = 20, h_seconds_count = 2, h_seconds_sum = 3, ['messaging_consume_total{queue="q"}'] = 3,
                    messaging_publish_total = 3, ['mxrun_workers{state="up"}'] = 2, mxrun_worker_restarts_total = 0, mxrun_consumers = 2 }
     local got
@@ -108,7 +101,7 @@ describe("--http of several workers", function()
     eventually(function() return (w:get "/ready") == 200 end)
     w:signal "TERM"
     eventually(function() return not w:get "/live" end)
-    assert.is_nil(slurp(w.log):find "error")
+    assert.is_nil(cli.read(w.log):find "error")
   end)
 
   it("keeps what a worker counted that was killed, but none of its gauges", function()
