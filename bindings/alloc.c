@@ -3,6 +3,7 @@
  * A request is never refused: compiled code does not survive that on this LuaJIT. Who goes beyond the limit is stopped at the
  * next instruction instead, as one who runs too long is; a collection comes first, for much of what is there may be garbage. */
 #include "alloc.h"
+#include <lauxlib.h>
 #include "base/clock.h"
 #include "jitprofile.h"
 #include "measure/account.h"
@@ -13,11 +14,13 @@ enum { DRIVE_US = 500, FIRST = 4 << 20, STEP = 64 * 1024 };
 static struct {
     lua_Alloc f;
     void *arg;
-    size_t mark;   /* what live may grow to before there is anything to see to: a new peak, the limit */
-    int tripped;   /* until the next turn */
-    size_t enough; /* the collector is driven until Lua holds less; 0: it is not driven now */
-    int whole;     /* whole: somebody was stopped, and what he held is garbage now */
-    size_t start;  /* the collector is driven once Lua holds so much */
+    size_t mark; /* what live may grow to before there is anything to see to: a new peak, the limit */
+    int tripped; /* until the next turn */
+    int driving; /* the collector, to the end of its cycle */
+    int closing;
+    mx_turn *turn;
+    int whole;    /* whole: somebody was stopped, and what he held is garbage now */
+    size_t start; /* the collector is driven once Lua holds so much */
 } own = {.start = FIRST};
 
 static void set_mark(const mx_heap *h) {
@@ -44,13 +47,47 @@ static void *count(void *arg, void *p, size_t before, size_t after) {
     return own.f(own.arg, p, before, after);
 }
 
-void mx_alloc_start(lua_State *L) {
-    mx_heap_of_lua.live = mx_heap_of_lua.peak = (size_t)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB, 0);
-    own.f = lua_getallocf(L, &own.arg);
-    lua_setallocf(L, count, NULL);
+/* ---- the collector's cycles ---- */
+
+static const char cycle[] = "mx.cycle";
+
+static size_t next_start(void) {
+    size_t n = mx_heap_of_lua.live + mx_heap_of_lua.live / 2;
+    return n > FIRST ? n : FIRST;
 }
 
-void mx_alloc_stop(lua_State *L) { lua_setallocf(L, own.f, own.arg); }
+/* A userdata that nobody holds is finalized at the end of each cycle, whoever drives it. */
+static void wait_for_cycle(lua_State *L) {
+    lua_newuserdata(L, 0);
+    luaL_getmetatable(L, cycle);
+    lua_setmetatable(L, -2);
+    lua_pop(L, 1);
+}
+
+static int on_cycle(lua_State *L) {
+    own.turn->gc_cycles++;
+    own.driving = 0;
+    own.start = next_start();
+    if (!own.closing) wait_for_cycle(L);
+    return 0;
+}
+
+void mx_alloc_start(lua_State *L, mx_turn *t) {
+    mx_heap_of_lua.live = mx_heap_of_lua.peak = (size_t)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB, 0);
+    own.f = lua_getallocf(L, &own.arg);
+    own.turn = t;
+    lua_setallocf(L, count, NULL);
+    luaL_newmetatable(L, cycle);
+    lua_pushcfunction(L, on_cycle);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
+    wait_for_cycle(L);
+}
+
+void mx_alloc_stop(lua_State *L) {
+    own.closing = 1;
+    lua_setallocf(L, own.f, own.arg);
+}
 
 int mx_alloc_is_over(void) { return mx_heap_of_lua.live > mx_heap_of_lua.allow - mx_heap_of_lua.allow / 16; }
 
@@ -66,28 +103,16 @@ void mx_alloc_enter(void) {
     set_mark(&mx_heap_of_lua);
 }
 
-static size_t next_start(void) {
-    size_t n = mx_heap_of_lua.live + mx_heap_of_lua.live / 2;
-    return n > FIRST ? n : FIRST;
-}
-
 /* LuaJIT begins to collect when the heap is twice what the last cycle left; between messages there is time for it before that. */
-void mx_alloc_leave(lua_State *L, mx_turn *t) {
-    if (mx_heap_of_lua.live < own.start / 2) own.start = next_start(); /* the collector was faster */
-    if (mx_heap_of_lua.live < own.start && !own.enough && !own.whole) return;
+void mx_alloc_leave(lua_State *L) {
+    if (mx_heap_of_lua.live < own.start && !own.driving && !own.whole) return;
     uint64_t from = mx_clock_us(), now = from;
-    int done;
-    if (!own.enough) own.enough = mx_heap_of_lua.live - mx_heap_of_lua.live / 8;
+    own.driving = 1;
     do {
-        done = own.whole ? lua_gc(L, LUA_GCCOLLECT, 0) + 1 : lua_gc(L, LUA_GCSTEP, 0);
+        lua_gc(L, own.whole ? LUA_GCCOLLECT : LUA_GCSTEP, 0);
         now = mx_clock_us();
-    } while (!done && now - from < DRIVE_US);
+    } while (own.driving && !own.whole && now - from < DRIVE_US);
     own.whole = 0;
-    mx_hist_add(t->gc, now - from, 1);
-    t->gc_seconds += (double)(now - from) / 1e6;
-    /* allocation drives it too: what was freed shows that a cycle is at its end, whoever came to that */
-    if (!done && mx_heap_of_lua.live > own.enough) return;
-    own.enough = 0;
-    own.start = next_start();
-    t->gc_cycles++;
+    mx_hist_add(own.turn->gc, now - from, 1);
+    own.turn->gc_seconds += (double)(now - from) / 1e6;
 }

@@ -131,7 +131,7 @@ mx_script *mx_script_new(mx_runtime *r, const mx_options *o) {
         free(s);
         return NULL;
     }
-    mx_alloc_start(s->L);
+    mx_alloc_start(s->L, &r->turn);
     lua_pushcfunction(s->L, traceback);
     lua_pushcfunction(s->L, start);
     lua_pushlightuserdata(s->L, s);
@@ -162,7 +162,7 @@ int mx_script_turn(void *script) {
         return 1;
     }
     lua_settop(L, 0);
-    mx_alloc_leave(L, &s->runtime->turn);
+    mx_alloc_leave(L);
     return s->runtime->turn.stop != 0;
 }
 

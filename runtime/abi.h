@@ -303,7 +303,7 @@ typedef struct mx_turn {
     uint32_t reloads;               /* how many other SIGHUP came */
     mx_waits *waits;
     mx_hist *confirm, *lag, *gc;    /* gc: the collector's steps between turns */
-    double gc_cycles, gc_seconds;   /* that these finished; took in all */
+    double gc_cycles, gc_seconds;   /* of the collector, whoever drove it; what those steps took in all */
 } mx_turn;
 
 double mx_now(void);                                    /* monotonic, never cached */

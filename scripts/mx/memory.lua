@@ -26,7 +26,7 @@ function steps.collect()
   local took = C.mx_now() - now
   M.collect_after = now + took * REST
   C.mx_hist_record(turn.t.gc, took)
-  turn.t.gc_cycles, turn.t.gc_seconds = turn.t.gc_cycles + 1, turn.t.gc_seconds + took
+  turn.t.gc_seconds = turn.t.gc_seconds + took
   return before - C.mx_memory_used()
 end
 

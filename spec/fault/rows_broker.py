@@ -8,7 +8,7 @@ from rig import Broker, Failure, wait
 def killed(scene, times):
     if times < 50:
         scene.load(rate=300)
-    else:                               # a million messages by the end
+    else:                               # half a million messages by the end
         scene.load(publishers=4, consumers=4, rate=1000)
     kill(scene, times)
 
