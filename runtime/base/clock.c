@@ -4,11 +4,12 @@
 #include "base/mx.h"
 
 static uint64_t ahead_us;
+uint64_t mx_clock_latest_us;
 
 uint64_t mx_clock_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000 + ahead_us;
+    return mx_clock_latest_us = (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000 + ahead_us;
 }
 
 uint64_t mx_clock_ahead_us(void) { return ahead_us; }

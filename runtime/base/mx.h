@@ -32,6 +32,7 @@ enum {
 
 #define MX_EXPORT __attribute__((visibility("default")))
 
+void *mx_sure(void *p, size_t n);             /* p; when it is NULL, the end of the process, with a line that asks for n */
 void *mx_zalloc(size_t n);                    /* zeroed; aborts with a line when there is no memory */
 void *mx_realloc(void *p, size_t n);          /* as realloc; aborts likewise */
 void *mx_aligned(size_t alignment, size_t n); /* n: a multiple of it; as aligned_alloc; aborts likewise */
