@@ -194,9 +194,9 @@ int mx_queue_put(mx_queue *q, mx_message *m) {
 /* What a consumer requeues goes to the end when there is no delivery limit, as RabbitMQ 3.10 writes it anew then. */
 static void return_to_quorum(mx_queue *q, mx_held h, int by_hand) {
     const mx_arg *limit = &q->arg[MX_ARG_DELIVERY_LIMIT];
-    int limited = limit->type && limit->type != 'S' && limit->number >= 0;
+    int limited = limit->type && limit->type != 'S';
     h.returns++;
-    if (limited && h.returns > limit->number) mx_queue_bury(q, h.message, "delivery_limit");
+    if (limited && (limit->number < 0 || h.returns > limit->number)) mx_queue_bury(q, h.message, "delivery_limit");
     else *append(q, open_shelf(q, limited || !by_hand)) = h;
 }
 

@@ -3,10 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "base/clock.h"
+#include "base/secret.h"
 #include "measure/account.h"
 #include "message/props.h"
 
-enum { READ_ROOM = 256 * 1024, CLOSE_US = 2000000, LATE_US = 200000 };
+enum { TEXTS = 4, READ_ROOM = 256 * 1024, CLOSE_US = 2000000, LATE_US = 200000 };
 
 void mx_amqp_post(mx_amqp *a, uint32_t ticket, int code, int reply_code, const char *text) {
     mx_wait_post(mx_amqp_waits(a), ticket, code, mx_reply_new(code, reply_code, text, text ? strlen(text) : 0));
@@ -27,6 +28,7 @@ static void on_open(void *arg) {
     mx_amqp *a = arg;
     a->base.pub.state = MX_OPEN;
     a->base.pub.channel_max = a->conn->channel_max;
+    a->base.pub.rabbit = a->conn->rabbit;
     mx_timer_stop(mx_amqp_timers(a), &a->limit);
     if (a->conn->heartbeat) mx_timer_set(mx_amqp_timers(a), &a->beat, mx_clock_us() + a->conn->heartbeat * 500000ull);
     mx_amqp_done(a, a->open_ticket);
@@ -300,10 +302,8 @@ static void release(mx_amqp *a) {
     if (ticket != UINT32_MAX) mx_amqp_done(a, ticket);
     mx_conn_free(a->conn);
     mx_sendq_clear(&a->out);
-    for (size_t i = 0; i < sizeof a->secrets / sizeof *a->secrets; i++) {
-        if (a->secrets[i]) explicit_bzero(a->secrets[i], strlen(a->secrets[i]));
-        free(a->secrets[i]);
-    }
+    for (size_t i = 0; i < TEXTS; i++) free(a->texts[i]);
+    mx_secret_free(a->password);
     free(a->base.pub.error);
     mx_let_go(MX_OF_BUFFERS, a->in_room);
     free(a->in);
@@ -338,6 +338,7 @@ static const mx_link_ops ops = {mx_amqp_call,
                                 mx_amqp_reopen_pub,
                                 mx_amqp_close_pub,
                                 mx_amqp_publish,
+                                mx_amqp_release_pub,
                                 fill,
                                 flush,
                                 close_link,
@@ -346,12 +347,13 @@ static const mx_link_ops ops = {mx_amqp_call,
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     mx_amqp *a = mx_zalloc(sizeof *a);
     double heartbeat = o->heartbeat < UINT16_MAX ? o->heartbeat : UINT16_MAX;
-    const mx_span kept[] = {o->user, o->password, o->vhost, o->name, o->host};
-    for (size_t i = 0; i < 5; i++) a->secrets[i] = mx_strndup(kept[i].p, kept[i].n);
-    mx_conn_options options = {{(uint8_t *)a->secrets[0], o->user.n},
-                               {(uint8_t *)a->secrets[1], o->password.n},
-                               {(uint8_t *)a->secrets[2], o->vhost.n},
-                               {(uint8_t *)a->secrets[3], o->name.n},
+    const mx_span kept[TEXTS] = {o->user, o->vhost, o->name, o->host};
+    for (size_t i = 0; i < TEXTS; i++) a->texts[i] = mx_strndup(kept[i].p, kept[i].n);
+    a->password = mx_secret(o->password.p, o->password.n);
+    mx_conn_options options = {{(uint8_t *)a->texts[0], o->user.n},
+                               {(uint8_t *)a->password, o->password.n},
+                               {(uint8_t *)a->texts[1], o->vhost.n},
+                               {(uint8_t *)a->texts[2], o->name.n},
                                (int)(heartbeat + 0.999),
                                o->max_body,
                                o->tls.external != 0};
@@ -368,8 +370,8 @@ mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) 
     mx_link_attach(r, &a->base);
     a->conn = mx_conn_new(&options, &a->out, &conn_events, a);
     char *port = mx_strndup(o->port.p, o->port.n);
-    a->stream = mx_link_stream(r, a->secrets[4], port, a->patience_ms, mx_is(o->scheme, "amqps") ? &o->tls : NULL, why,
-                               &stream_events, a);
+    a->stream =
+        mx_link_stream(r, a->texts[3], port, a->patience_ms, mx_is(o->scheme, "amqps") ? &o->tls : NULL, why, &stream_events, a);
     free(port);
     mx_timer_set(mx_amqp_timers(a), &a->limit, mx_clock_us() + mx_us_of(o->connect_timeout));
     if (!a->stream) mx_conn_fail(a->conn, MX_ECONFIG, why);

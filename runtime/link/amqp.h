@@ -50,6 +50,7 @@ typedef struct mx_amqp_publisher {
     mx_timer silence;        /* when to look again whether the broker confirms anything */
     uint32_t heard, silent;  /* confirm.heard at the last look; how many looks in a row found nothing new */
     size_t max_body;
+    mx_sendq gathered;         /* what is kept for the batch */
     mx_amqp_consumer *replies; /* of direct reply-to; its line has no channel of its own */
 } mx_amqp_publisher;
 
@@ -67,7 +68,8 @@ struct mx_amqp {
     int again; /* in may hold whole frames */
     int lost;  /* it was closed before anybody asked for that */
     int patience_ms;
-    char *secrets[5]; /* what the connection's options point at */
+    char *texts[4]; /* what the connection's options point at */
+    char *password; /* mx_secret's */
 };
 
 static inline mx_waits *mx_amqp_waits(mx_amqp *a) { return &a->base.runtime->waits.pub; }
@@ -137,6 +139,7 @@ void mx_amqp_pub_opened(mx_amqp_publisher *p); /* confirm.select-ok: what is pen
 void mx_amqp_close_pub(mx_pub *pub, uint32_t ticket);
 double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
                        double timeout);
+void mx_amqp_release_pub(mx_pub *pub);
 void mx_amqp_flush_pub(mx_amqp_publisher *p);
 void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *text); /* its channel is gone */
 void mx_amqp_closed_publisher(mx_amqp_publisher *p);                                 /* channel.close-ok */

@@ -163,8 +163,11 @@ static void record(mx_confirm *c, run *r) {
     r->count = 0;
 }
 
-static inline void confirmed(mx_confirm *c, run *r, uint64_t stamp) {
-    if (!c->latency) return;
+static inline void confirmed(mx_confirm *c, run *r, uint64_t seq, uint64_t stamp) {
+    if (!c->latency) {
+        if (c->probe) mx_probe_confirmed(c->probe, seq, stamp, r->now ? r->now : (r->now = mx_clock_us()));
+        return;
+    }
     if (!r->now) r->now = mx_clock_us();
     if (stamp != r->stamp) record(c, r);
     r->stamp = stamp;
@@ -179,7 +182,7 @@ static void end(mx_confirm *c, uint64_t seq, int state, run *r) {
     entry *e = at(c, seq);
     let_go(e);
     e->state = (uint8_t)(state == MX_CONFIRMED && e->returned ? MX_RETURNED : state);
-    if (e->state == MX_CONFIRMED) confirmed(c, r, e->stamp);
+    if (e->state == MX_CONFIRMED) confirmed(c, r, seq, e->stamp);
     else c->pub.failed++;
     if (e->ticket) mx_wait_post(c->waits, e->ticket, 0, NULL);
     if (e->crowd) post_extra(c, seq);
@@ -208,7 +211,7 @@ static void end_through(mx_confirm *c, uint64_t last, int state) {
     for (uint64_t seq = settled(c) + 1; seq <= last; seq++) {
         entry *e = at(c, seq);
         if (state == MX_CONFIRMED && !(e->state | e->returned) && !e->ticket) { /* nearly all */
-            confirmed(c, &r, e->stamp);
+            confirmed(c, &r, seq, e->stamp);
             let_go(e);
             continue;
         }
@@ -252,7 +255,7 @@ void mx_confirm_init(mx_confirm *c, uint32_t window, double timeout, mx_waits *w
     c->pub.confirm = 1;
     c->timeout_us = timeout > 0 ? us_of(timeout) : 0;
     c->ring = mx_zalloc(sizeof *c->ring + slots * sizeof *c->ring->slot);
-    mx_hold(MX_OF_RECEIPTS, bytes_of(c));
+    mx_hold_block(MX_OF_RECEIPTS, c->ring, bytes_of(c));
     c->timer.fire = on_deadline;
     c->timer.arg = c;
 }
@@ -263,10 +266,12 @@ void mx_confirm_fini(mx_confirm *c) {
         c->ring->extra = x->next;
         free(x);
     }
-    if (c->ring) mx_let_go(MX_OF_RECEIPTS, bytes_of(c));
+    if (c->ring) mx_let_go_block(MX_OF_RECEIPTS, c->ring, bytes_of(c));
+    mx_probe_free(c->probe);
     free(c->ring);
     free(c->failure);
     free(c->resent);
+    c->probe = NULL;
     c->resent = NULL;
     c->ring = NULL;
     c->failure = NULL;
@@ -453,4 +458,11 @@ MX_EXPORT void mx_pub_watch(mx_pub *p, uint32_t ticket) {
     if (!mx_confirm_full(c) || p->state == MX_CLOSED) mx_wait_post(c->waits, ticket, 0, NULL);
     else if (!c->watcher) c->watcher = ticket;
     else watch_also(c, 0, ticket);
+}
+
+MX_EXPORT mx_probe *mx_pub_probe(mx_pub *p, mx_tallies *t, uint32_t number) {
+    mx_confirm *c = (mx_confirm *)p;
+    c->latency = NULL;
+    if (!c->probe) c->probe = mx_probe_new(t, number, c->mask);
+    return c->probe;
 }

@@ -6,6 +6,7 @@
 #define MX_CONFIRM_H
 #include "base/wait.h"
 #include "measure/hist.h"
+#include "measure/tally.h"
 
 typedef struct mx_pending mx_pending;
 typedef struct mx_failure mx_failure;
@@ -13,6 +14,7 @@ typedef struct mx_confirm {
     mx_pub pub; /* first */
     mx_waits *waits;
     mx_hist *latency; /* of confirmed ones; may be NULL */
+    mx_probe *probe;  /* asked while latency is NULL; may be NULL */
     mx_pending *ring;
     uint32_t mask;
     uint32_t number;  /* of this publisher in the process: part of its message ids */

@@ -63,6 +63,7 @@ static int may_wait(const mx_amqp_consumer *c) {
 void mx_amqp_settle(mx_amqp_consumer *c) {
     mx_inbox *ib = &c->base.inbox;
     uint64_t now = mx_clock_us();
+    mx_inbox_began(ib);
     if (ib->settled != ib->head && mx_inbox_at(ib, ib->settled)->verdict) {
         if (!may_wait(c)) settle_now(c);
         else if (!c->acks.place) mx_timer_set(mx_amqp_timers(c->line.link), &c->acks, now + ACK_US);
@@ -90,8 +91,9 @@ void mx_amqp_free_consumer(mx_amqp_consumer *c) {
 /* What Lua did not take goes back. */
 static void give_back(mx_amqp_consumer *c) {
     mx_inbox *ib = &c->base.inbox;
+    mx_inbox_began(ib);
     for (uint32_t i = ib->head; i != ib->tail; i++) mx_inbox_at(ib, i)->verdict = MX_REQUEUE;
-    ib->head = ib->tail;
+    ib->begun = ib->head = ib->tail;
     if (ib->settled == ib->head) return;
     mx_inbox_settle(ib, settles(c), c->line.chan);
     mx_inbox_settle_gaps(ib, UINT32_MAX, settles(c), c->line.chan);

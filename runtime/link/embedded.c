@@ -47,6 +47,16 @@ static int reopen_pub(mx_pub *pub, mx_link *l, uint32_t ticket) {
     return 0;
 }
 
+typedef struct mx_kept {
+    mx_message *m;
+    double seq;
+    int flags;
+} kept;
+
+static void drop_kept(writer *w) {
+    while (w->kept_count) mx_message_unref(w->kept[--w->kept_count].m);
+}
+
 static void close_pub(mx_pub *pub, uint32_t ticket) {
     writer *w = (writer *)pub;
     embedded *e = (embedded *)w->base.link;
@@ -54,6 +64,9 @@ static void close_pub(mx_pub *pub, uint32_t ticket) {
     while (*at != w) at = &(*at)->next;
     *at = w->next;
     mx_link_give_channel(&e->base);
+    drop_kept(w);
+    free(w->kept);
+    mx_gather_fini(&w->base);
     mx_confirm_lose(&w->base.confirm);
     mx_confirm_fini(&w->base.confirm);
     free(pub->error);
@@ -174,6 +187,45 @@ static int distribute(mx_store *s, const mx_route *route, mx_message *m) {
     return refused;
 }
 
+/* To the queues; m is the caller's. */
+static void put(writer *w, double seq, mx_message *m, mx_span exchange, mx_span key, const mx_props *props, int flags) {
+    embedded *e = (embedded *)w->base.link;
+    mx_confirm *c = &w->base.confirm;
+    mx_span headers = props && props->flags & MX_P_HEADERS ? props->headers : (mx_span){0};
+    const mx_route *route = mx_store_route(e->store, exchange, key, headers);
+    mx_reply *why = offence(route, exchange, props);
+    int refused = route->count && mx_message_bytes() > e->store->bytes_max;
+    if (why) close_channel(w, seq, why);
+    else if (!route->count && flags & MX_MANDATORY) mx_confirm_returned(c, seq);
+    else if (!refused) refused = distribute(e->store, route, m);
+    if (refused && c->pub.confirm && !why) mx_confirm_settle(c, (uint64_t)(seq - c->base), 0, 1);
+}
+
+static void keep(writer *w, double seq, mx_message *m, int flags) {
+    if (w->kept_count == w->kept_room) {
+        w->kept_room = w->kept_room ? 2 * w->kept_room : 64;
+        w->kept = mx_realloc(w->kept, w->kept_room * sizeof *w->kept);
+    }
+    w->kept[w->kept_count++] = (kept){m, seq, flags};
+}
+
+/* Those that have ended meanwhile, in time or with their channel, reach nobody. */
+static void release(mx_pub *pub) {
+    writer *w = (writer *)pub;
+    uint32_t n = w->kept_count;
+    w->kept_count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        mx_message *m = w->kept[i].m;
+        mx_props props;
+        mx_span exchange = {m->bytes, m->exchange_size}, key = {mx_message_key(m), m->key_size};
+        mx_props_decode(mx_message_props(m), m->props_size, &props);
+        if (pub->state == MX_OPEN && (!pub->confirm || mx_receipt_state(pub, w->kept[i].seq) == MX_PENDING))
+            put(w, w->kept[i].seq, m, exchange, key, &props, w->kept[i].flags);
+        mx_message_unref(m);
+    }
+    mx_embedded_wake((embedded *)w->base.link);
+}
+
 static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags,
                       double timeout) {
     writer *w = (writer *)pub;
@@ -186,14 +238,11 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
     mx_message *m = message_of(c, exchange, key, body, props, flags);
     if (!m) return mx_refuse(MX_EVALIDATION, "a property is too long or its table is broken");
     double seq = mx_confirm_add(c, now_of(w), timeout, 0, NULL);
-    mx_span headers = props && props->flags & MX_P_HEADERS ? props->headers : (mx_span){0};
-    const mx_route *route = mx_store_route(e->store, exchange, key, headers);
-    mx_reply *why = offence(route, exchange, props);
-    int refused = route->count && mx_message_bytes() > e->store->bytes_max;
-    if (why) close_channel(w, seq, why);
-    else if (!route->count && flags & MX_MANDATORY) mx_confirm_returned(c, seq);
-    else if (!refused) refused = distribute(e->store, route, m);
-    if (refused && pub->confirm && !why) mx_confirm_settle(c, (uint64_t)(seq - c->base), 0, 1);
+    if (w->base.batch) {
+        keep(w, seq, m, flags);
+        return seq;
+    }
+    put(w, seq, m, exchange, key, props, flags);
     mx_message_unref(m);
     mx_embedded_wake(e);
     return seq;
@@ -204,9 +253,10 @@ static double publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body, 
 static void confirm_all(embedded *e) {
     for (writer *w = e->writers; w; w = w->next) {
         mx_pub *pub = &w->base.confirm.pub;
+        double last = w->kept_count ? w->kept[0].seq - 1 : pub->seq;
         w->stamped = 0;
-        if (pub->settled == pub->seq || pub->state != MX_OPEN) continue;
-        mx_confirm_up_to(&w->base.confirm, pub->seq);
+        if (pub->settled >= last || pub->state != MX_OPEN) continue;
+        mx_confirm_up_to(&w->base.confirm, last);
         mx_embedded_wake(e);
     }
 }
@@ -262,8 +312,9 @@ static void close_link(mx_link *link, uint32_t ticket) {
     free(e);
 }
 
-static const mx_link_ops ops = {mx_embedded_call, mx_reader_open, mx_reader_cancel, mx_reader_close, open_pub,   reopen_pub,
-                                close_pub,        publish,        mx_readers_fill,  flush,           close_link, NULL};
+static const mx_link_ops ops = {
+    mx_embedded_call, mx_reader_open, mx_reader_cancel, mx_reader_close, open_pub,   reopen_pub, close_pub,
+    publish,          release,        mx_readers_fill,  flush,           close_link, NULL};
 
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     embedded *e = mx_zalloc(sizeof *e);

@@ -15,8 +15,10 @@ typedef struct mx_reader mx_reader;
 typedef struct mx_writer { /* a publisher */
     mx_publisher base;     /* first */
     struct mx_writer *next;
-    uint64_t now_us;  /* when it published lately: a clock read a message would cost too much */
-    uint32_t stamped; /* publishes since then; 0: look again */
+    uint64_t now_us;      /* when it published lately: a clock read a message would cost too much */
+    uint32_t stamped;     /* publishes since then; 0: look again */
+    struct mx_kept *kept; /* for the batch, in their order */
+    uint32_t kept_count, kept_room;
 } mx_writer;
 
 struct mx_embedded {

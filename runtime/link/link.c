@@ -65,16 +65,27 @@ void mx_link_give_channel(mx_link_base *l) {
     if (l->pool) mx_pool_given(l->pool);
 }
 
-mx_stream *mx_link_stream(mx_runtime *r, const char *host, const char *port, int timeout_ms, const mx_link_tls *t,
-                          char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
-    if (!t) return mx_tcp_open(r->loop, host, port, timeout_ms, e, arg);
+static mx_stream *encrypted(mx_runtime *r, mx_stream *over, const char *host, const char *port, int timeout_ms,
+                            const mx_link_tls *t, char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
     const mx_span given[] = {t->ca, t->cert, t->key, t->crl, t->name.n ? t->name : mx_span_of(host)};
     char *text[5];
     for (size_t i = 0; i < 5; i++) text[i] = mx_strndup(given[i].p, given[i].n);
     mx_tls_options tls = {text[0], text[1], text[2], text[3], text[4], (int)t->min_version, (int)t->unverified};
-    mx_stream *s = mx_tls_open(r->loop, host, port, timeout_ms, &tls, why, e, arg);
+    mx_stream *s =
+        over ? mx_tls_over(r->loop, over, &tls, why, e, arg) : mx_tls_open(r->loop, host, port, timeout_ms, &tls, why, e, arg);
     for (size_t i = 0; i < 5; i++) free(text[i]);
     return s;
+}
+
+mx_stream *mx_link_stream(mx_runtime *r, const char *host, const char *port, int timeout_ms, const mx_link_tls *t,
+                          char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
+    if (!t) return mx_tcp_open(r->loop, host, port, timeout_ms, e, arg);
+    return encrypted(r, NULL, host, port, timeout_ms, t, why, e, arg);
+}
+
+mx_stream *mx_link_encrypt(mx_runtime *r, mx_stream *over, const char *host, const mx_link_tls *t, char why[MX_TLS_WHY],
+                           const mx_stream_events *e, void *arg) {
+    return encrypted(r, over, host, NULL, 0, t, why, e, arg);
 }
 
 static const mx_link_ops *ops(mx_link *l) { return ((mx_link_base *)l)->ops; }
@@ -126,5 +137,7 @@ MX_EXPORT double mx_publish(mx_pub *p, const char *exchange, size_t exchange_siz
                             const void *body, size_t size, const mx_props *props, int flags, double timeout) {
     if (mx_memory_is_refused())
         return mx_refuse(MX_EMEMORY, "the memory limit is near, publishing is refused until there is room");
-    return pub_ops(p)->publish(p, span(exchange, exchange_size), span(key, key_size), span(body, size), props, flags, timeout);
+    double seq =
+        pub_ops(p)->publish(p, span(exchange, exchange_size), span(key, key_size), span(body, size), props, flags, timeout);
+    return ((mx_publisher *)p)->batch ? mx_gather_more(p, seq, size) : seq;
 }

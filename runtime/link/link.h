@@ -21,8 +21,9 @@ typedef struct mx_link_ops {
     int (*pub_reopen)(mx_pub *p, mx_link *l, uint32_t ticket);
     void (*pub_close)(mx_pub *p, uint32_t ticket);
     double (*publish)(mx_pub *p, mx_span exchange, mx_span key, mx_span body, const mx_props *props, int flags, double timeout);
-    int (*fill)(mx_link *l);   /* moves one slice of deliveries and events in; 1: there is more at hand */
-    void (*flush)(mx_link *l); /* settlements and everything buffered go out */
+    void (*pub_release)(mx_pub *p); /* what was published since there is a batch, and kept, goes out */
+    int (*fill)(mx_link *l);        /* moves one slice of deliveries and events in; 1: there is more at hand */
+    void (*flush)(mx_link *l);      /* settlements and everything buffered go out */
     void (*close)(mx_link *l, uint32_t ticket);
     mx_inbox *(*replies)(mx_pub *p, uint32_t ticket); /* NULL: it has no direct reply-to */
 } mx_link_ops;
@@ -33,11 +34,14 @@ struct mx_runtime {
     mx_timers timers;
     mx_waitroom waits;
     mx_turn turn;
-    mx_link_base *links;         /* open ones, for the turn */
-    struct mx_socket *sockets;   /* open ones, and those that are not gone yet */
-    struct mx_http *http;        /* NULL: none */
-    void (*wake)(mx_runtime *r); /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
-    int news;                    /* Lua is to look: deliveries, changed states; posts count without it */
+    mx_link_base *links;          /* open ones, for the turn */
+    struct mx_socket *sockets;    /* open ones, and those that are not gone yet */
+    struct mx_http *http;         /* NULL: none */
+    struct mx_uploader *uploader; /* NULL: none */
+    struct mx_control *control;   /* NULL: none */
+    struct mx_editor *editor;     /* NULL: none */
+    void (*wake)(mx_runtime *r);  /* a slice is needed although no I/O is due; may be called from fill, flush, publish, timers */
+    int news;                     /* Lua is to look: deliveries, changed states; posts count without it */
 };
 
 /* Every filling starts with this; inboxes and publishers start with a pointer to it behind their public part. */
@@ -58,11 +62,16 @@ typedef struct mx_consumer { /* what both fillings' consumers start with */
 typedef struct mx_publisher { /* what both fillings' publishers start with */
     mx_confirm confirm;       /* first; its first is the mx_pub */
     mx_link_base *link;
+    mx_batch *batch; /* what is published is kept together in it; NULL: goes out at once */
+    mx_timer release;
 } mx_publisher;
 
 /* A stream of r's loop; tls NULL: a plain one. As mx_tls_open: NULL and why, when a file cannot be used. */
 mx_stream *mx_link_stream(mx_runtime *r, const char *host, const char *port, int timeout_ms, const mx_link_tls *tls,
                           char why[MX_TLS_WHY], const mx_stream_events *e, void *arg);
+/* The stream encrypted, as mx_tls_over. */
+mx_stream *mx_link_encrypt(mx_runtime *r, mx_stream *over, const char *host, const mx_link_tls *tls, char why[MX_TLS_WHY],
+                           const mx_stream_events *e, void *arg);
 void mx_sockets_close(mx_runtime *r); /* each leaves runtime->sockets once it is gone */
 mx_link *mx_amqp_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket);
@@ -75,5 +84,9 @@ void mx_pool_given(mx_pool *p); /* a channel came back */
 /* 0, or refused: what names exchanges, queues and bindings has at most 255 bytes (shortstr, 4.2.5.3) and is UTF-8, or RabbitMQ
  * ends the connection. */
 int mx_check_name(const char *what, mx_span name);
+/* Of a publisher with a batch: seq is what came of a publish of so many bytes, or that the window is full, perhaps with what
+ * is kept itself. Returns seq. */
+double mx_gather_more(mx_pub *p, double seq, size_t size);
+void mx_gather_fini(mx_publisher *p);                                                   /* the batch, not what is kept */
 int mx_refuse(int code, const char *format, ...) __attribute__((format(printf, 2, 3))); /* sets mx_refusal's text, returns code */
 #endif

@@ -122,7 +122,8 @@ static void on_silence(mx_timer *t, void *arg) {
     mx_confirm *c = &p->base.confirm;
     (void)t;
     if (c->pub.state != MX_OPEN) return;
-    int waits = c->pub.seq > c->pub.settled && !a->base.pub.blocked && !p->line.chan->paused && !a->out.pending;
+    int waits =
+        c->pub.seq > c->pub.settled && !a->base.pub.blocked && !p->line.chan->paused && !a->out.pending && !p->gathered.pending;
     p->silent = waits && p->heard == c->heard ? p->silent + 1 : 0;
     p->heard = c->heard;
     look_later(p);
@@ -130,6 +131,7 @@ static void on_silence(mx_timer *t, void *arg) {
     p->silent = 0;
     c->pub.state = MX_CLOSING;
     c->pub.adrift = 1;
+    mx_sendq_clear(&p->gathered); /* it goes out on the new channel */
     mx_line_close(&p->line);
 }
 
@@ -175,6 +177,8 @@ void mx_amqp_free_publisher(mx_amqp_publisher *p) {
     mx_amqp *a = p->line.link;
     mx_timer_stop(mx_amqp_timers(a), &p->silence);
     mx_amqp_lose_replies(p);
+    mx_sendq_clear(&p->gathered);
+    mx_gather_fini(&p->base);
     mx_confirm_lose(&p->base.confirm);
     mx_confirm_fini(&p->base.confirm);
     free(p->base.confirm.pub.error);
@@ -188,6 +192,7 @@ void mx_amqp_close_pub(mx_pub *pub, uint32_t ticket) {
     p->close_ticket = ticket;
     p->closing = 1;
     pub->state = MX_CLOSING; /* nothing is published behind channel.close */
+    mx_sendq_clear(&p->gathered);
     if (!p->line.chan || p->line.chan->state == MX_CHAN_CLOSED) mx_amqp_free_publisher(p);
     else mx_line_close(&p->line);
 }
@@ -244,7 +249,7 @@ double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body,
         plain.message_id = (mx_span){id, sizeof id};
         props = &plain;
     }
-    mx_sendq *out = pub->adrift ? &limbo : &a->out;
+    mx_sendq *out = pub->adrift ? &limbo : p->base.batch ? &p->gathered : &a->out;
     size_t most = 1024 + 32 + mx_props_bound(props) + mx_frame_body_bound(body.n, frame_max);
     uint8_t *frames = mx_sendq_reserve(out, most);
     long n = encode(frame_max, frames, pub->adrift ? 0 : p->line.chan->number, exchange, key, body, props, flags & MX_MANDATORY);
@@ -253,7 +258,7 @@ double mx_amqp_publish(mx_pub *pub, mx_span exchange, mx_span key, mx_span body,
     double seq = mx_confirm_add(c, mx_clock_us(), timeout, hash, frames);
     if (pub->adrift) {
         mx_confirm_unsent(c);
-    } else if (++p->unflushed >= (pub->window + 3) / 4 || out->pending >= FLUSH_BYTES) {
+    } else if (!p->base.batch && (++p->unflushed >= (pub->window + 3) / 4 || out->pending >= FLUSH_BYTES)) {
         p->unflushed = 0;
         mx_amqp_write(a);
     }
@@ -283,6 +288,7 @@ void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *te
     mx_pub *pub = &p->base.confirm.pub;
     mx_amqp *a = p->line.link;
     mx_amqp_lose_replies(p);
+    mx_sendq_clear(&p->gathered);
     pub->state = MX_CLOSED;
     pub->reply_code = (uint16_t)reply_code;
     free(pub->error);
@@ -299,6 +305,14 @@ void mx_amqp_lose_publisher(mx_amqp_publisher *p, int reply_code, const char *te
         p->base.link = &nowhere.base;
         release_window(p);
     }
+}
+
+void mx_amqp_release_pub(mx_pub *pub) {
+    mx_amqp_publisher *p = (mx_amqp_publisher *)pub;
+    mx_amqp *a = p->line.link;
+    if (!p->gathered.pending) return;
+    mx_sendq_move(&a->out, &p->gathered);
+    mx_amqp_write(a);
 }
 
 void mx_amqp_flush_pub(mx_amqp_publisher *p) {

@@ -372,6 +372,7 @@ void mx_readers_offer(mx_queue *q) {
 void mx_readers_settle(embedded *e) {
     for (reader *r = e->readers; r; r = r->next) {
         uint32_t before = r->out;
+        mx_inbox_began(&r->base.inbox);
         if (r->base.inbox.settled == r->base.inbox.head) continue;
         if (settle(r) || (r->out != before && r->queue && has_more(r))) mx_embedded_wake(e);
     }

@@ -19,7 +19,8 @@ typedef struct mx_socket {
     uint32_t open_ticket, read_ticket, write_ticket;
     mx_timer linger; /* how long the peer may take what was sent after Lua closed */
     int paused;      /* the stream was told that there is no room */
-    int released;    /* by Lua */
+    int encrypted;
+    int released; /* by Lua */
 } mx_socket;
 
 static void post(mx_socket *s, uint32_t *ticket) {
@@ -200,9 +201,26 @@ MX_EXPORT mx_sock *mx_sock_open(mx_runtime *r, const char *host, const char *por
     s->open_ticket = ticket;
     s->linger.fire = on_lingered;
     s->linger.arg = s;
+    s->encrypted = tls != NULL;
     s->stream = mx_link_stream(r, host, port, 0, tls, why, &events, s);
     if (!s->stream) end(s, MX_ECONFIG, why);
     return &s->pub;
+}
+
+MX_EXPORT int mx_sock_encrypt(mx_sock *pub, const char *host, const mx_link_tls *tls, uint32_t ticket) {
+    mx_socket *s = (mx_socket *)pub;
+    char why[MX_TLS_WHY] = "";
+    if (pub->state != MX_OPEN) return pub->code ? pub->code : MX_ECLOSED;
+    if (s->encrypted) return mx_refuse(MX_EVALIDATION, "it is encrypted already");
+    if (pub->size || s->out) return mx_refuse(MX_EVALIDATION, "something is still to be received or sent");
+    mx_stream *stream = mx_link_encrypt(s->runtime, s->stream, host, tls, why, &events, s);
+    if (!stream) return mx_refuse(MX_ECONFIG, "%s", why);
+    s->stream = stream;
+    s->paused = 0;
+    s->encrypted = 1;
+    pub->state = MX_OPENING;
+    s->open_ticket = ticket;
+    return 0;
 }
 
 MX_EXPORT void mx_sock_close(mx_sock *pub) {

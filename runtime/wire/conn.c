@@ -94,6 +94,22 @@ static int offers(amqp_bytes_t mechanisms, const char *name) {
     return 0;
 }
 
+static mx_span text_in(const amqp_table_t *t, const char *key) {
+    for (int i = 0; i < t->num_entries; i++)
+        if (mx_is(span(t->entries[i].key), key) && t->entries[i].value.kind == AMQP_FIELD_KIND_UTF8)
+            return span(t->entries[i].value.value.bytes);
+    return (mx_span){0};
+}
+
+static uint32_t rabbit_of(const amqp_table_t *about) {
+    mx_span version = text_in(about, "version");
+    uint32_t major = 0;
+    if (!mx_is(text_in(about, "product"), "RabbitMQ")) return 0;
+    for (size_t i = 0; i < version.n && i < 6 && version.p[i] >= '0' && version.p[i] <= '9'; i++)
+        major = 10 * major + version.p[i] - '0';
+    return major;
+}
+
 /* connection.start-ok (1.4.2.2) with SASL PLAIN: NUL user NUL password; or EXTERNAL, with nothing to say. */
 static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
     const mx_conn_options *o = &c->options;
@@ -101,6 +117,7 @@ static int answer_start(mx_conn *c, amqp_connection_start_t *m) {
     char why[96];
     snprintf(why, sizeof why, "the broker does not offer %s authentication", mechanism);
     if (!offers(m->mechanisms, mechanism)) return mx_conn_break(c, 403, why);
+    c->rabbit = rabbit_of(&m->server_properties);
     amqp_table_entry_t abilities[] = {can("publisher_confirms"), can("basic.nack"), can("consumer_cancel_notify"),
                                       can("connection.blocked"), can("authentication_failure_close")};
     amqp_table_entry_t capabilities = {.key = amqp_cstring_bytes("capabilities"), .value.kind = AMQP_FIELD_KIND_TABLE};

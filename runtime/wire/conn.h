@@ -35,6 +35,7 @@ struct mx_conn {
     mx_sendq *out;
     uint32_t frame_max;
     uint16_t channel_max, heartbeat;
+    uint32_t rabbit; /* RabbitMQ's major version; 0: it is not that */
     int state;
     const mx_conn_events *events;
     void *arg;

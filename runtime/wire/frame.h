@@ -1,7 +1,7 @@
 /* frame.h - frames of AMQP 0-9-1 (section 4.2.3): split from what came in, written into what goes out. */
 #ifndef MX_FRAME_H
 #define MX_FRAME_H
-#include <string.h>
+#include "base/bytes.h"
 #include "base/mx.h"
 
 enum { MX_FRAME_METHOD = 1, MX_FRAME_HEADER = 2, MX_FRAME_BODY = 3, MX_FRAME_HEARTBEAT = 8, MX_FRAME_END = 0xCE };
@@ -17,13 +17,6 @@ typedef struct mx_frame {
 /* Bytes of the first whole frame of p, 0 when it is not all there yet, or MX_EVALIDATION with *why set.
  * RabbitMQ sends header frames above frame_max, so those have a cap of their own. */
 long mx_frame_next(const uint8_t *p, size_t n, uint32_t frame_max, mx_frame *out, const char **why);
-
-static inline uint16_t mx_get16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
-static inline uint32_t mx_get32(const uint8_t *p) { return (uint32_t)mx_get16(p) << 16 | mx_get16(p + 2); }
-static inline uint64_t mx_get64(const uint8_t *p) { return (uint64_t)mx_get32(p) << 32 | mx_get32(p + 4); }
-static inline void mx_put16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)(v >> 8), p[1] = (uint8_t)v; }
-static inline void mx_put32(uint8_t *p, uint32_t v) { v = __builtin_bswap32(v), memcpy(p, &v, 4); }
-static inline void mx_put64(uint8_t *p, uint64_t v) { v = __builtin_bswap64(v), memcpy(p, &v, 8); }
 
 /* Each returns the bytes written at p; a method that does not fit into the room a negative code. */
 size_t mx_frame_head(uint8_t *p, int type, uint16_t channel, size_t size);

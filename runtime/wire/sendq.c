@@ -38,12 +38,12 @@ static mx_chunk *new_chunk(size_t n) {
     }
     *c = (mx_chunk){.room = room, .queued = 1};
     list.live++;
-    mx_hold(MX_OF_OUTPUT, size_of(room));
+    mx_hold_block(MX_OF_OUTPUT, c, size_of(room));
     return c;
 }
 
 void mx_chunk_free(mx_chunk *c) {
-    mx_let_go(MX_OF_OUTPUT, size_of(c->room));
+    mx_let_go_block(MX_OF_OUTPUT, c, size_of(c->room));
     list.live--;
     if (c->room != CHUNK_ROOM || list.kept == SPARE_MAX) {
         free(c);
@@ -77,6 +77,16 @@ void mx_sendq_wrote(mx_sendq *o, size_t n) {
     o->off += n;
     o->pending -= n;
     while (o->first != o->last && o->off == o->first->len) take_first(o);
+}
+
+void mx_sendq_move(mx_sendq *o, mx_sendq *from) {
+    if (!from->pending) return;
+    if (o->first && o->off == o->first->len) take_first(o);
+    if (o->last) o->last->next = from->first;
+    else o->first = from->first;
+    o->last = from->last;
+    o->pending += from->pending;
+    *from = (mx_sendq){0};
 }
 
 void mx_sendq_clear(mx_sendq *o) {

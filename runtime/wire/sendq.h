@@ -44,8 +44,9 @@ static inline mx_span mx_sendq_front(const mx_sendq *o) {
     return o->pending ? (mx_span){o->first->bytes + o->off, o->first->len - o->off} : (mx_span){0};
 }
 void mx_sendq_wrote(mx_sendq *o, size_t n);
-void mx_sendq_clear(mx_sendq *o); /* what is not written is dropped, what is held stays */
-void mx_sendq_wipe(mx_sendq *o);  /* what was written and lies there still, a password maybe; nothing of it may be held */
+void mx_sendq_move(mx_sendq *o, mx_sendq *from); /* all of from, of which nothing was written, behind what is in o */
+void mx_sendq_clear(mx_sendq *o);                /* what is not written is dropped, what is held stays */
+void mx_sendq_wipe(mx_sendq *o); /* what was written and lies there still, a password maybe; nothing of it may be held */
 
 static inline mx_chunk *mx_chunk_of(const uint8_t *p) { return (mx_chunk *)((uintptr_t)p & ~(uintptr_t)(MX_CHUNK - 1)); }
 void mx_chunk_free(mx_chunk *c);

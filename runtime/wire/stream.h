@@ -45,6 +45,13 @@ enum { MX_TLS_WHY = 512 };
 mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,
                        char why[MX_TLS_WHY], const mx_stream_events *e, void *arg);
 
+/* Encrypts a stream of mx_tcp_open that is up, from now on: it belongs to the new one. What came on it has been taken. NULL: as
+ * above, and it stays as it was. */
+mx_stream *mx_tls_over(uv_loop_t *loop, mx_stream *tcp, const mx_tls_options *o, char why[MX_TLS_WHY], const mx_stream_events *e,
+                       void *arg);
+/* From now on its events go to another owner. */
+void mx_tcp_pass(mx_stream *tcp, const mx_stream_events *e, void *arg);
+
 /* What OpenSSL holds is counted from now on; to be called before anything else of it. */
 void mx_tls_count_memory(void);
 

@@ -163,3 +163,9 @@ mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int 
     s->dial = mx_dial_start(loop, host, port, on_dialled, s);
     return &s->base;
 }
+
+void mx_tcp_pass(mx_stream *stream, const mx_stream_events *e, void *arg) {
+    tcp *s = (tcp *)stream;
+    s->events = e;
+    s->arg = arg;
+}

@@ -192,6 +192,7 @@ static void on_more(uv_idle_t *h) {
         tell_down(s, s->reason);
         return;
     }
+    if (!s->up) shake_hands(s);
     deliver(s);
     if (!s->full) mx_stream_resume(s->tcp);
 }
@@ -268,8 +269,7 @@ static SSL *prepare(const mx_tls_options *o, char why[MX_TLS_WHY]) {
     return NULL;
 }
 
-mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,
-                       char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
+static tls *create(uv_loop_t *loop, const mx_tls_options *o, char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
     SSL *ssl = prepare(o, why);
     if (!ssl) return NULL;
     tls *s = mx_zalloc(sizeof *s);
@@ -284,7 +284,24 @@ mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int 
     SSL_set_connect_state(ssl);
     uv_idle_init(loop, &s->more);
     s->more.data = s;
+    return s;
+}
+
+mx_stream *mx_tls_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_tls_options *o,
+                       char why[MX_TLS_WHY], const mx_stream_events *e, void *arg) {
+    tls *s = create(loop, o, why, e, arg);
+    if (!s) return NULL;
     s->tcp = mx_tcp_open(loop, host, port, timeout_ms, &tcp_events, s);
+    return &s->base;
+}
+
+mx_stream *mx_tls_over(uv_loop_t *loop, mx_stream *tcp, const mx_tls_options *o, char why[MX_TLS_WHY], const mx_stream_events *e,
+                       void *arg) {
+    tls *s = create(loop, o, why, e, arg);
+    if (!s) return NULL;
+    s->tcp = tcp;
+    mx_tcp_pass(tcp, &tcp_events, s);
+    uv_idle_start(&s->more, on_more); /* no event comes from within this call */
     return &s->base;
 }
 

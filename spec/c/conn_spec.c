@@ -71,6 +71,10 @@ static void frame(int type, int channel, const void *payload, size_t n) {
 #define START                                                                                                                    \
     "\0\x0a\0\x0a\0\x09\0\0\0\0\0\0\0\x0ePLAIN AMQPLAIN\0\0\0\x05"                                                               \
     "en_US"
+#define RABBIT(version)                                                                                                          \
+    "\0\x0a\0\x0a\0\x09\0\0\0\x27\x07productS\0\0\0\x08RabbitMQ\x07versionS\0\0\0\x05" version                                   \
+    "\0\0\0\x0ePLAIN AMQPLAIN\0\0\0\x05"                                                                                         \
+    "en_US"
 #define TUNE "\0\x0a\0\x1e\x07\xff\0\x02\0\0\0\x3c"
 #define OPEN_OK "\0\x0a\0\x29\0"
 
@@ -412,6 +416,26 @@ static void conn_survives_random_bytes(void **state) {
     }
 }
 
+static void conn_knows_which_rabbitmq_it_is(void **state) {
+    (void)state;
+    setup();
+    METHOD(0, RABBIT("4.1.2"));
+    assert_int_equal(conn->rabbit, 4);
+    teardown();
+    setup();
+    METHOD(0, RABBIT("13.10"));
+    assert_int_equal(conn->rabbit, 13);
+    teardown();
+    setup();
+    METHOD(0, RABBIT("magic"));
+    assert_int_equal(conn->rabbit, 0);
+    teardown();
+    setup();
+    METHOD(0, START);
+    assert_int_equal(conn->rabbit, 0);
+    teardown();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conn_shakes_hands),
@@ -429,6 +453,7 @@ int main(void) {
         cmocka_unit_test(conn_refuses_methods_with_tables_that_no_broker_sends),
         cmocka_unit_test(conn_answers_each_close_of_a_channel_once),
         cmocka_unit_test(conn_refuses_bodies_beyond_what_was_announced),
+        cmocka_unit_test(conn_knows_which_rabbitmq_it_is),
         cmocka_unit_test(conn_survives_random_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -102,6 +102,32 @@ static void a_secret_that_was_written_does_not_stay(void **state) {
     for (int i = 0; i < 4000; i++) assert_int_equal(p[i], 0);
 }
 
+static void what_is_moved_leaves_behind_what_was_there_and_stays_held(void **state) {
+    (void)state;
+    mx_sendq from = {0};
+    size_t sizes[] = {10, MX_CHUNK, 5};
+    const uint8_t *held = NULL;
+    for (int round = 0; round < 3; round++) {
+        if (round != 1) put('a', 100); /* in between everything has left, or nothing was there */
+        for (size_t i = 0; i < 3; i++) {
+            uint8_t *p = mx_sendq_reserve(&from, sizes[i]);
+            memset(p, 'b', sizes[i]);
+            mx_sendq_add(&from, sizes[i]);
+            if (i == 0 && !round) mx_sendq_hold(held = p);
+        }
+        mx_sendq_move(&out, &from);
+        assert_int_equal(from.pending, 0);
+        mx_sendq_move(&out, &from);
+        put('c', 100);
+        if (round != 1) expect('a', 100);
+        expect('b', MX_CHUNK + 15);
+        expect('c', 100);
+        assert_int_equal(out.pending, 0);
+    }
+    assert_int_equal(held[9], 'b');
+    mx_sendq_release(held);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(leaves_in_the_order_of_its_writing, teardown),
@@ -109,6 +135,7 @@ int main(void) {
         cmocka_unit_test_teardown(what_is_written_makes_room_again, teardown),
         cmocka_unit_test_teardown(what_is_held_stays, teardown),
         cmocka_unit_test_teardown(one_larger_than_a_chunk_is_held_as_any, teardown),
+        cmocka_unit_test_teardown(what_is_moved_leaves_behind_what_was_there_and_stays_held, teardown),
         cmocka_unit_test_teardown(a_secret_that_was_written_does_not_stay, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
