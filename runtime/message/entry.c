@@ -2,6 +2,7 @@
 #include "message/entry.h"
 #include <stdlib.h>
 #include <string.h>
+#include "base/bytes.h"
 #include "message/props.h"
 
 enum { HEADERS_MAX = 131072 };
@@ -13,14 +14,8 @@ static const char *const names[256] = {
     ['T'] = "timestamp",   ['V'] = "void", ['S'] = "longstr",      ['x'] = "binary", ['A'] = "array",         ['F'] = "table",
 };
 
-static uint64_t big_endian(const uint8_t *p, size_t n) {
-    uint64_t v = 0;
-    while (n--) v = v << 8 | *p++;
-    return v;
-}
-
 static double real(int type, const uint8_t *p) {
-    uint64_t v = big_endian(p, type == 'f' ? 4 : 8);
+    uint64_t v = mx_get(p, type == 'f' ? 4 : 8);
     uint32_t small = (uint32_t)v;
     float f;
     double d;
@@ -77,8 +72,9 @@ void mx_out_bytes(mx_out *o, const void *p, size_t n) {
 }
 
 void mx_out_number(mx_out *o, uint64_t v, size_t n) {
-    v = __builtin_bswap64(v << 8 * (8 - n));
-    mx_out_bytes(o, &v, n);
+    uint8_t bytes[8];
+    mx_put64(bytes, v);
+    mx_out_bytes(o, bytes + 8 - n, n);
 }
 
 void mx_out_key(mx_out *o, mx_span key, int type) {
@@ -107,8 +103,7 @@ uint8_t *mx_out_open(mx_out *o) {
 
 void mx_out_close(mx_out *o, uint8_t *opened) {
     if (o->at == o->end) return;
-    uint32_t n = __builtin_bswap32((uint32_t)(o->at - opened));
-    memcpy(opened - 4, &n, 4);
+    mx_put32(opened - 4, (uint32_t)(o->at - opened));
 }
 
 static int by_key(const void *a, const void *b) {

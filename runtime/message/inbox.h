@@ -14,6 +14,9 @@ static inline int mx_inbox_full(const mx_inbox *ib) { return ib->tail - ib->sett
 mx_msg *mx_inbox_slot(mx_inbox *ib);
 void mx_inbox_point(mx_msg *m, mx_message *owned); /* all spans of m into owned, whose reference passes to m */
 void mx_inbox_detach(mx_inbox *ib);                /* copies what is unsettled and borrowed into messages */
+/* Tells ib->wait of what Lua has taken since the last time, which it did in the turn that began last. */
+void mx_inbox_began(mx_inbox *ib);
+void mx_inbox_turn(uint64_t now_us); /* a turn begins */
 static inline mx_msg *mx_inbox_at(const mx_inbox *ib, uint32_t i) { return &ib->slot[i & ib->mask]; }
 
 /* Where settlements go: the AMQP channel, or a spec. */

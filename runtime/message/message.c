@@ -34,13 +34,15 @@ static size_t block_size(const mx_message *m) {
 /* A block of at least the size asked for; says in *size how large it became. */
 static mx_message *take(size_t *size, unsigned cls) {
     if (cls != LARGE) *size = (size_t)SMALLEST << cls;
-    mx_hold(MX_OF_MESSAGES, *size);
     list.live++;
     mx_message *m = cls == LARGE ? NULL : cache[cls];
     if (!m) {
         list.misses++;
-        return mx_realloc(NULL, *size);
+        m = mx_realloc(NULL, *size);
+        mx_hold_block(MX_OF_MESSAGES, m, *size);
+        return m;
     }
+    mx_hold_block(MX_OF_MESSAGES, m, *size);
     cache[cls] = m->next;
     cached -= *size;
     mx_let_go(MX_OF_POOLS, *size);
@@ -51,7 +53,7 @@ static mx_message *take(size_t *size, unsigned cls) {
 
 static void give(mx_message *m) {
     size_t size = block_size(m);
-    mx_let_go(MX_OF_MESSAGES, size);
+    mx_let_go_block(MX_OF_MESSAGES, m, size);
     list.live--;
     if (m->cls == LARGE || cached + size > CACHE_BYTES) {
         free(m);
@@ -100,8 +102,9 @@ mx_message *mx_message_new(mx_span exchange, mx_span key, mx_span props, size_t 
 static mx_message *grow(mx_message *m, size_t room) {
     size_t fixed = HEADER + meta(m), size = fixed + room;
     if (m->cls == LARGE) {
-        mx_hold(MX_OF_MESSAGES, room - m->room);
+        mx_let_go_block(MX_OF_MESSAGES, m, fixed + m->room);
         m = mx_realloc(m, size);
+        mx_hold_block(MX_OF_MESSAGES, m, size);
         m->room = room;
         return m;
     }

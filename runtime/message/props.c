@@ -1,6 +1,7 @@
 /* props.c - the property list, driven by one table of its fields. */
 #include "message/props.h"
 #include <string.h>
+#include "base/bytes.h"
 
 /* Order on the wire is the order of the flag bits, highest first; a field's index is 15 minus its bit. */
 enum kind { NONE, TEXT, TABLE, OCTET, STAMP };
@@ -23,17 +24,6 @@ typedef struct cursor {
     const uint8_t *p, *end;
 } cursor;
 
-static uint32_t be32(const uint8_t *p) {
-    uint32_t v;
-    memcpy(&v, p, 4);
-    return __builtin_bswap32(v);
-}
-static uint64_t be64(const uint8_t *p) {
-    uint64_t v;
-    memcpy(&v, p, 8);
-    return __builtin_bswap64(v);
-}
-
 /* The next n bytes, or NULL. */
 static const uint8_t *eat(cursor *c, size_t n) {
     if ((size_t)(c->end - c->p) < n) return NULL;
@@ -52,7 +42,7 @@ static int eat_short(cursor *c, mx_span *s) {
 static int eat_long(cursor *c, mx_span *s) {
     const uint8_t *n = eat(c, 4);
     if (!n) return 0;
-    *s = (mx_span){NULL, be32(n)};
+    *s = (mx_span){NULL, mx_get32(n)};
     s->p = eat(c, s->n);
     return s->p != NULL;
 }
@@ -71,7 +61,7 @@ static int read(cursor *c, unsigned i, mx_props *out) {
         if ((p = eat(c, 1))) *(uint8_t *)to = *p;
         return p != NULL;
     case STAMP:
-        if ((p = eat(c, 8))) *(uint64_t *)to = be64(p);
+        if ((p = eat(c, 8))) *(uint64_t *)to = mx_get64(p);
         return p != NULL;
     default: return 0; /* also a second flag word: nothing we know needs one */
     }
@@ -81,7 +71,7 @@ static int read(cursor *c, unsigned i, mx_props *out) {
 static int parse(const uint8_t *props, size_t size, mx_props *out) {
     if (size < 2) return MX_EVALIDATION;
     cursor c = {props + 2, props + size};
-    unsigned flags = (unsigned)props[0] << 8 | props[1];
+    unsigned flags = mx_get16(props);
     out->flags = flags & ~(unsigned)CLUSTER_ID;
     for (unsigned i; flags; flags ^= 0x8000u >> i)
         if (!read(&c, i = first(flags), out)) return MX_EVALIDATION;
@@ -115,8 +105,8 @@ int mx_props_encode(const mx_props *in, uint8_t *out, size_t cap) {
     unsigned flags = in->flags;
     if (flags & ~0xfff8u) return MX_EVALIDATION;
     if (cap < 2) return MX_EMEMORY;
-    *p++ = (uint8_t)(flags >> 8);
-    *p++ = (uint8_t)flags;
+    mx_put16(p, (uint16_t)flags);
+    p += 2;
     for (unsigned i; flags; flags ^= 0x8000u >> i) {
         i = first(flags);
         const void *from = (const uint8_t *)in + field[i].at;
@@ -129,7 +119,7 @@ int mx_props_encode(const mx_props *in, uint8_t *out, size_t cap) {
             break;
         case STAMP:
             if (left < 8) return MX_EMEMORY;
-            memcpy(p, &(uint64_t){__builtin_bswap64(*(const uint64_t *)from)}, 8);
+            mx_put64(p, *(const uint64_t *)from);
             p += 8;
             break;
         case TEXT:
@@ -141,7 +131,7 @@ int mx_props_encode(const mx_props *in, uint8_t *out, size_t cap) {
         default:
             if (!fits(TABLE, s)) return MX_EVALIDATION;
             if (left < 4 + s->n) return MX_EMEMORY;
-            memcpy(p, &(uint32_t){__builtin_bswap32((uint32_t)s->n)}, 4);
+            mx_put32(p, (uint32_t)s->n);
             p = put(p + 4, *s);
         }
     }

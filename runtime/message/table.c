@@ -1,6 +1,7 @@
 /* table.c - walks field tables; the only place that knows how long a value is. */
 #include "message/table.h"
 #include <string.h>
+#include "base/bytes.h"
 
 /* Bytes of a value by its type as RabbitMQ reads it (rabbit_binary_parser), plus 1; 0: no such type. */
 enum { LONG = 100, NESTED = 101 };
@@ -14,12 +15,6 @@ static const uint8_t *eat(mx_span *rest, size_t n) {
     if (rest->n < n) return NULL;
     rest->p += n, rest->n -= n;
     return p;
-}
-
-static uint64_t number(mx_span s) {
-    uint64_t v = 0;
-    for (size_t i = 0; i < s.n; i++) v = v << 8 | s.p[i];
-    return v;
 }
 
 int mx_table_next(mx_span *rest, int named, mx_field *out) {
@@ -42,7 +37,7 @@ int mx_table_next(mx_span *rest, int named, mx_field *out) {
     if (n-- >= LONG) {
         const uint8_t *length = eat(&r, 4);
         if (!length) return MX_EVALIDATION;
-        n = (size_t)number((mx_span){length, 4});
+        n = mx_get32(length);
     }
     out->value = (mx_span){eat(&r, n), n};
     if (!out->value.p) return MX_EVALIDATION;
@@ -60,7 +55,7 @@ int mx_table_find(mx_span table, const char *key, mx_field *out) {
 }
 
 int mx_field_integer(const mx_field *f, int64_t *out) {
-    uint64_t v = number(f->value);
+    uint64_t v = mx_get(f->value.p, f->value.n);
     switch (f->type) {
     case 'b': *out = (int8_t)v; return 1;
     case 's': *out = (int16_t)v; return 1;

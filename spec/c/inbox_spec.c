@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
+#include "base/clock.h"
+#include "measure/hist.h"
 #include "message/inbox.h"
 
 static char heard[4096];
@@ -201,6 +203,37 @@ static void inbox_positions_may_wrap(void **state) {
     finish(&ib);
 }
 
+static void inbox_tells_how_long_each_waited_for_its_handler(void **state) {
+    (void)state;
+    mx_inbox ib;
+    mx_inbox_init(&ib, 64);
+    heard[0] = 0;
+    ib.wait = mx_hist_new();
+    for (uint64_t tag = 1; tag <= 40; tag++) {
+        if (tag == 31) mx_clock_advance(10);
+        mx_clock_us();
+        deliver(&ib, tag, 1);
+    }
+    mx_clock_advance(5);
+    mx_inbox_turn(mx_clock_us());
+    mx_inbox_began(&ib); /* none was taken */
+    assert_true(mx_hist_count(ib.wait) == 0);
+    ib.head += 35;
+    mx_inbox_began(&ib);
+    assert_true(mx_hist_count(ib.wait) == 35);
+    assert_true(mx_hist_percentile(ib.wait, 14) < 6 && mx_hist_percentile(ib.wait, 15) > 14 && mx_hist_max(ib.wait) < 16);
+    mx_inbox_turn(mx_clock_us());
+    mx_clock_advance(100); /* as long as the turn took: they began in it one after the other */
+    ib.head += 5;
+    mx_inbox_began(&ib);
+    assert_true(mx_hist_count(ib.wait) == 40);
+    assert_true(mx_hist_max(ib.wait) > 75 && mx_hist_max(ib.wait) < 100);
+    for (uint32_t i = 0; i < 40; i++) mx_inbox_at(&ib, i)->verdict = MX_ACK;
+    settle(&ib, 40, "a40* ");
+    mx_hist_free(ib.wait);
+    finish(&ib);
+}
+
 int main(void) {
     const struct CMUnitTest cases[] = {
         cmocka_unit_test(inbox_acks_a_run_as_one_multiple),
@@ -216,6 +249,7 @@ int main(void) {
         cmocka_unit_test(inbox_detaches_what_is_borrowed),
         cmocka_unit_test(inbox_message_that_is_kept_outlives_its_settlement),
         cmocka_unit_test(inbox_positions_may_wrap),
+        cmocka_unit_test(inbox_tells_how_long_each_waited_for_its_handler),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
 }
