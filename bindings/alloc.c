@@ -8,6 +8,8 @@
 #include "jitprofile.h"
 #include "measure/account.h"
 #include "measure/hist.h"
+#include "measure/profile.h"
+#include "measure/sampler.h"
 
 enum { DRIVE_US = 500, FIRST = 4 << 20, STEP = 64 * 1024 };
 
@@ -44,7 +46,14 @@ static void *count(void *arg, void *p, size_t before, size_t after) {
     if (!before) h->blocks++;
     else if (!after) h->blocks--;
     if (h->live > own.mark) on_mark(h);
-    return own.f(own.arg, p, before, after);
+    if (!after) {
+        mx_sampler_gave(p);
+        return own.f(own.arg, p, before, after);
+    }
+    void *now = own.f(own.arg, p, before, after);
+    if (before) mx_sampler_resized(p, now);
+    if (after > before) mx_sampler_took(now, after - before, !before);
+    return now;
 }
 
 /* ---- the collector's cycles ---- */
@@ -76,7 +85,11 @@ void mx_alloc_start(lua_State *L, mx_turn *t) {
     mx_heap_of_lua.live = mx_heap_of_lua.peak = (size_t)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB, 0);
     own.f = lua_getallocf(L, &own.arg);
     own.turn = t;
+#ifdef MX_UNMEASURED
+    (void)count;
+#else
     lua_setallocf(L, count, NULL);
+#endif
     luaL_newmetatable(L, cycle);
     lua_pushcfunction(L, on_cycle);
     lua_setfield(L, -2, "__gc");
@@ -97,6 +110,13 @@ void mx_alloc_rearm(void) {
     set_mark(&mx_heap_of_lua);
 }
 
+MX_EXPORT void mx_memory_cap(double bytes) {
+    mx_heap *h = &mx_heap_of_lua;
+    mx_memory_allow();
+    if (bytes > 0 && h->live + (size_t)bytes < h->allow) h->allow = h->live + (size_t)bytes;
+    set_mark(h);
+}
+
 void mx_alloc_enter(void) {
     own.tripped = 0;
     mx_memory_allow();
@@ -108,10 +128,12 @@ void mx_alloc_leave(lua_State *L) {
     if (mx_heap_of_lua.live < own.start && !own.driving && !own.whole) return;
     uint64_t from = mx_clock_us(), now = from;
     own.driving = 1;
+    mx_profile_inside(MX_IN_GC);
     do {
         lua_gc(L, own.whole ? LUA_GCCOLLECT : LUA_GCSTEP, 0);
         now = mx_clock_us();
     } while (own.driving && !own.whole && now - from < DRIVE_US);
+    mx_profile_inside(MX_IN_C);
     own.whole = 0;
     mx_hist_add(own.turn->gc, now - from, 1);
     own.turn->gc_seconds += (double)(now - from) / 1e6;

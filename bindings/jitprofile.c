@@ -1,11 +1,14 @@
-/* jitprofile.c - stops Lua that runs too long, also where the JIT compiled it.
+/* jitprofile.c - LuaJIT's profiler and its two users: stacks for profiles, and stopping Lua that runs too long, also where the
+ * JIT compiled it.
  *
- * Design: a debug hook does not fire in compiled loops. The profiler in mode "l" puts a guard into every trace; its own
- * timer is switched off, and raising SIGPROF makes the guards leave for the interpreter, where a hook for every
- * instruction waits. The hook raises again and again, through any pcall of the script, until mx/turn.lua runs: then the
- * runtime has control. */
+ * Design: a debug hook does not fire in compiled loops. The profiler in mode "l" puts a guard into every trace; its own timer is
+ * switched off, and its signal handler, called as a function, makes the guards leave for the interpreter: there the profiler
+ * calls back with a stack and, for the second user, a hook for every instruction waits. The hook raises again and again, through
+ * any pcall of the script, until mx/turn.lua runs: then the runtime has control. */
 #include "jitprofile.h"
 #include "alloc.h"
+#include "stacks.h"
+#include "measure/profile.h"
 #include <lauxlib.h>
 #include <luajit.h>
 #include <signal.h>
@@ -15,7 +18,12 @@
 static lua_State *state;
 static volatile sig_atomic_t too_long, too_much; /* why it is interrupted */
 
-static void on_sample(void *data, lua_State *L, int samples, int vmstate) { (void)data, (void)L, (void)samples, (void)vmstate; }
+static void (*ask)(int); /* LuaJIT's handler of SIGPROF */
+
+static void on_sample(void *data, lua_State *L, int samples, int vmstate) {
+    (void)data, (void)samples;
+    mx_stacks_sample(L, vmstate);
+}
 
 static void push_error(lua_State *L) {
     lua_getfield(L, LUA_REGISTRYINDEX, "mx.interrupted"); /* the error's metatable, put there by mx/turn.lua */
@@ -74,16 +82,21 @@ static void on_instruction(lua_State *L, lua_Debug *activation) {
     lua_error(L);
 }
 
-void mx_jitprofile_start(lua_State *L) {
+void mx_jitprofile_start(lua_State *L, mx_turn *turn) {
     static const struct itimerval never;
+    struct sigaction action;
     state = L;
+    signal(SIGPROF, SIG_IGN); /* what lua_close puts back: a profile may still run then */
     luaJIT_profile_start(L, "li1000000", on_sample, NULL);
     setitimer(ITIMER_PROF, &never, NULL);
+    sigaction(SIGPROF, NULL, &action);
+    ask = action.sa_handler;
+    mx_profile_start(turn, ask);
 }
 
 static void interrupt(void) {
     lua_sethook(state, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
-    raise(SIGPROF);
+    ask(SIGPROF);
 }
 
 void mx_jitprofile_interrupt(void) {

@@ -8,6 +8,8 @@
 #include <unistd.h>
 #include "alloc.h"
 #include "jitprofile.h"
+#include "measure/profile.h"
+#include "stacks.h"
 #include "worker/shard.h"
 #include "worker/watchdog.h"
 
@@ -42,6 +44,17 @@ static void strings(lua_State *L, const char *field, const char *const *list, in
     lua_setfield(L, -2, field);
 }
 
+/* As pointers: a string of Lua's would be in core dumps. */
+static void passwords(lua_State *L, const mx_options *o) {
+    lua_newtable(L);
+    for (int i = 0; i < o->url_count; i++) {
+        if (!o->passwords[i].p) continue;
+        lua_pushlightuserdata(L, &o->passwords[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "passwords");
+}
+
 static void field(lua_State *L, const char *name, const char *value) {
     lua_pushstring(L, value);
     lua_setfield(L, -2, name);
@@ -66,6 +79,8 @@ static void push_host(mx_script *s) {
     field(L, "eval", o->eval);
     field(L, "log", o->log);
     field(L, "log_level", o->log_level);
+    field(L, "profile", o->profile);
+    field(L, "profile_dir", o->profile_dir);
     if (mx_place_get()->journal) {
         numeric(L, "worker", mx_place_get()->number);
         numeric(L, "workers", mx_place_get()->count);
@@ -73,17 +88,25 @@ static void push_host(mx_script *s) {
     numeric(L, "drain", o->drain);
     numeric(L, "turn_limit", o->turn_limit);
     numeric(L, "memory_limit", o->memory_limit);
+    numeric(L, "eval_limit", o->eval_limit);
+    lua_pushboolean(L, o->socket_read_only);
+    lua_setfield(L, -2, "socket_read_only");
+    lua_pushboolean(L, o->interactive);
+    lua_setfield(L, -2, "interactive");
     lua_pushboolean(L, o->watch);
     lua_setfield(L, -2, "watch");
     lua_pushboolean(L, isatty(STDERR_FILENO));
     lua_setfield(L, -2, "terminal");
     strings(L, "urls", o->urls, o->url_count);
+    passwords(L, o);
     strings(L, "args", (const char *const *)o->args, o->arg_count);
     lua_newtable(L);
     for (int i = 0; i < o->set_count; i++) field(L, o->set[i].key, o->set[i].value);
     lua_setfield(L, -2, "set");
     lua_pushvalue(L, LUA_REGISTRYINDEX);
     lua_setfield(L, -2, "registry");
+    mx_stacks_push(L);
+    lua_setfield(L, -2, "stacks");
 }
 
 /* mxrun's own Lua from files, under the same chunk names as when it is built in. */
@@ -137,7 +160,7 @@ mx_script *mx_script_new(mx_runtime *r, const mx_options *o) {
     lua_pushlightuserdata(s->L, s);
     if (lua_pcall(s->L, 1, 0, 1) == 0) {
         lua_settop(s->L, 0);
-        mx_jitprofile_start(s->L);
+        mx_jitprofile_start(s->L, &r->turn);
         if (mx_watchdog_start(&r->turn, o->turn_limit, mx_jitprofile_interrupt) == 0) return s;
         lua_pushliteral(s->L, "cannot create the watchdog's timer");
     }
@@ -153,8 +176,11 @@ int mx_script_turn(void *script) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->turn);
     mx_alloc_enter();
     mx_watchdog_enter();
+    mx_profile_inside(MX_IN_LUA);
     int failed = lua_pcall(L, 0, 0, 1);
+    mx_profile_inside(MX_IN_C);
     mx_watchdog_leave();
+    mx_profile_rest();
     if (failed) {
         mx_jitprofile_let_go(L);
         report(s);

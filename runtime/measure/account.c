@@ -38,6 +38,20 @@ void mx_freelist_join(mx_freelist *f) {
     lists = f;
 }
 
+size_t mx_freelists_kept(void) {
+    size_t sum = 0;
+    for (const mx_freelist *f = lists; f; f = f->next) sum += f->kept;
+    return sum;
+}
+
+int mx_freelists_rest(void) {
+    static size_t before;
+    size_t asked = 0, then = before;
+    for (const mx_freelist *f = lists; f; f = f->next) asked += f->hits + f->misses;
+    before = asked;
+    return asked == then;
+}
+
 MX_EXPORT void mx_memory_shrink(void) {
     for (mx_freelist *f = lists; f; f = f->next) f->shrink();
     malloc_trim(0);
@@ -51,14 +65,14 @@ MX_EXPORT int mx_memory_pool(int i, mx_memory_pool_stats *to) {
     return 1;
 }
 
-/* Resident bytes of the process; 0 when the kernel does not say. */
-static double resident(void) {
-    unsigned long all, pages = 0;
+/* Resident bytes of the process, of files and of what is shared; 0 when the kernel does not say. */
+static void resident(double *all, double *files) {
+    unsigned long size, pages = 0, shared = 0;
     FILE *f = fopen("/proc/self/statm", "re");
-    if (!f) return 0;
-    if (fscanf(f, "%lu %lu", &all, &pages) != 2) pages = 0;
-    fclose(f);
-    return (double)pages * (double)sysconf(_SC_PAGESIZE);
+    if (f && fscanf(f, "%lu %lu %lu", &size, &pages, &shared) != 3) pages = shared = 0;
+    if (f) fclose(f);
+    *all = (double)pages * (double)sysconf(_SC_PAGESIZE);
+    *files = (double)shared * (double)sysconf(_SC_PAGESIZE);
 }
 
 MX_EXPORT void mx_memory_read(mx_memory *m) {
@@ -75,11 +89,14 @@ MX_EXPORT void mx_memory_read(mx_memory *m) {
         .receipts = (double)mx_held_by[MX_OF_RECEIPTS],
         .broker = (double)mx_held_by[MX_OF_BROKER],
         .tls = (double)mx_held_by[MX_OF_TLS],
+        .profiler = (double)mx_held_by[MX_OF_PROFILER],
         .pools = (double)mx_held_by[MX_OF_POOLS],
         .other = in_use > held ? (double)(in_use - held) : 0,
         .free = (double)c.fordblks,
         .limit = (double)limit,
-        .rss = resident(),
     };
+    double files;
+    resident(&m->rss, &files);
     m->total = m->lua + (double)(in_use > held ? in_use : held);
+    m->retained = m->rss - files > m->total ? m->rss - files - m->total : 0;
 }

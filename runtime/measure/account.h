@@ -4,7 +4,7 @@
  * for only when somebody wants the whole picture. */
 #ifndef MX_ACCOUNT_H
 #define MX_ACCOUNT_H
-#include "base/mx.h"
+#include "measure/sampler.h"
 
 enum {
     MX_OF_MESSAGES,   /* deliveries that are not settled, and what lies in queues of the embedded broker */
@@ -14,13 +14,29 @@ enum {
     MX_OF_RECEIPTS,
     MX_OF_BROKER, /* what the embedded broker's queues are made of */
     MX_OF_TLS,
+    MX_OF_PROFILER,
     MX_OF_POOLS, /* kept for the next message */
     MX_OF_ALL
 };
 
 extern size_t mx_held_by[MX_OF_ALL];
+#ifdef MX_UNMEASURED
+static inline void mx_hold(int owner, size_t n) { (void)owner, (void)n; }
+static inline void mx_let_go(int owner, size_t n) { (void)owner, (void)n; }
+#else
 static inline void mx_hold(int owner, size_t n) { mx_held_by[owner] += n; }
 static inline void mx_let_go(int owner, size_t n) { mx_held_by[owner] -= n; }
+#endif
+
+/* The same of one block, which a profile of the heap may pick; let go before it is freed. */
+static inline void mx_hold_block(int owner, void *p, size_t n) {
+    mx_hold(owner, n);
+    mx_sampler_took(p, n, 1);
+}
+static inline void mx_let_go_block(int owner, void *p, size_t n) {
+    mx_let_go(owner, n);
+    mx_sampler_gave(p);
+}
 
 size_t mx_held_in_all(void);    /* without what Lua has */
 int mx_memory_is_refused(void); /* publishing is to be refused now */
@@ -42,4 +58,6 @@ typedef struct mx_freelist {
     const char *name;
 } mx_freelist;
 void mx_freelist_join(mx_freelist *f); /* once */
+size_t mx_freelists_kept(void);
+int mx_freelists_rest(void); /* whether nobody has asked them for anything since the last call */
 #endif

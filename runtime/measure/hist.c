@@ -1,6 +1,7 @@
 /* hist.c - log-linear buckets: 1 us steps to 2 ms, then 1024 steps each doubling; untouched pages cost nothing. */
 #include "measure/hist.h"
 #include <stdlib.h>
+#include "base/clock.h"
 
 enum { HALF_BITS = 10, HALF = MX_HIST_HALF, HALVES = MX_HIST_BUCKETS / HALF, WINDOW_US = 10000000 };
 #define LONGEST 3600000000u /* 1 h; lies in the last doubling, [2^31, 2^32) us */
@@ -43,8 +44,14 @@ MX_EXPORT void mx_hist_free(mx_hist *h) { free(h); }
 
 void mx_hist_tick(uint64_t now_us) { present = now_us / WINDOW_US; }
 
+#ifdef MX_UNMEASURED
+static const int measured = 0;
+#else
+static const int measured = 1;
+#endif
+
 void mx_hist_add(mx_hist *h, uint64_t us, uint64_t count) {
-    if (!count) return;
+    if (!measured || !count) return;
     if (us < 1) us = 1;
     if (us > LONGEST) us = LONGEST;
     mx_hist_window *w = window_of(h);
@@ -60,6 +67,25 @@ void mx_hist_add(mx_hist *h, uint64_t us, uint64_t count) {
 
 MX_EXPORT void mx_hist_record(mx_hist *h, double seconds) {
     mx_hist_add(h, seconds > 0 ? seconds < 3600 ? (uint64_t)(seconds * 1e6 + 0.5) : LONGEST : 0, 1);
+}
+
+/* ---- handlers ---------------------------------------------------------------------------------------------------- */
+
+enum { RUN = 64, FAST_US = 2 };
+
+MX_EXPORT void mx_pace_begin(mx_run *r, uint32_t first) { *r = (mx_run){measured ? mx_now() : 0, first}; }
+
+MX_EXPORT void mx_pace_end(mx_pace *p, mx_run *r, uint32_t last) {
+    uint32_t n = last + 1 - r->first;
+    if (!measured || !n) return;
+    double now = mx_now();
+    uint64_t us = now > r->from ? (uint64_t)((now - r->from) * 1e6 + 0.5) : 0;
+    int slow = us > n * FAST_US;
+    mx_hist_add(p->hist, slow ? 1 : us / n, n - slow);
+    if (slow) mx_hist_add(p->hist, us - (n - 1), 1);
+    p->watched = slow ? RUN : p->watched > n ? p->watched - n : 0;
+    p->every = p->watched ? 0 : RUN - 1;
+    *r = (mx_run){now, last + 1};
 }
 
 /* What percentiles are taken of: the whole histogram, or its two windows. */
@@ -113,7 +139,11 @@ MX_EXPORT double mx_hist_recent(const mx_hist *h, double p) {
 MX_EXPORT double mx_hist_max(const mx_hist *h) { return (double)h->max / 1e6; }
 MX_EXPORT double mx_hist_count(const mx_hist *h) { return (double)h->count; }
 
-void mx_hist_clear(mx_hist *h) {
+MX_EXPORT double mx_hist_mean(const mx_hist *h) { return h->count ? (double)h->sum_us / (double)h->count / 1e6 : 0; }
+
+MX_EXPORT void mx_hist_many(mx_hist *h, double seconds, double count) { mx_hist_add(h, mx_us_of(seconds), (uint64_t)count); }
+
+MX_EXPORT void mx_hist_clear(mx_hist *h) {
     for (unsigned k = 0; k < HALVES; k++)
         if (h->halves & 1u << k) memset(&h->bucket[k * HALF], 0, HALF * sizeof *h->bucket);
     h->count = h->max = h->sum_us = h->halves = 0;
@@ -121,15 +151,43 @@ void mx_hist_clear(mx_hist *h) {
     wipe(&h->window[1]);
 }
 
-void mx_hist_merge(mx_hist *to, const mx_hist *from) {
+MX_EXPORT void mx_hist_merge(mx_hist *to, const mx_hist *from) {
     for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {
-        if (from->halves & 1u << i / HALF) to->bucket[i] += from->bucket[i];
-        else i |= HALF - 1;
+        if (!(from->halves & 1u << i / HALF)) i |= HALF - 1;
+        else if (from->bucket[i]) to->bucket[i] += from->bucket[i]; /* a page of which nothing is counted stays untouched */
     }
     to->count += from->count;
     to->sum_us += from->sum_us;
     to->halves |= from->halves & ((1u << HALVES) - 1);
     if (from->max > to->max) to->max = from->max;
+}
+
+MX_EXPORT void mx_hist_subtract(mx_hist *h, const mx_hist *earlier) {
+    h->count -= earlier->count;
+    h->sum_us -= earlier->sum_us;
+    h->max = 0;
+    for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {
+        if (!(h->halves & 1u << i / HALF)) {
+            i |= HALF - 1;
+            continue;
+        }
+        h->bucket[i] -= earlier->bucket[i];
+        if (h->bucket[i]) h->max = value(i);
+    }
+}
+
+MX_EXPORT int mx_hist_bucket(const mx_hist *h, int at, double *seconds, double *count) {
+    for (unsigned i = at > 0 ? (unsigned)at : 1; i < MX_HIST_BUCKETS; i++) {
+        if (!(h->halves & 1u << i / HALF)) {
+            i |= HALF - 1;
+            continue;
+        }
+        if (!h->bucket[i]) continue;
+        *seconds = (double)value(i) / 1e6;
+        *count = (double)h->bucket[i];
+        return (int)i + 1;
+    }
+    return 0;
 }
 
 void mx_hist_spread(const mx_hist *h, const uint64_t *bounds, int n, uint64_t *counts) {

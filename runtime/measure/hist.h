@@ -23,10 +23,7 @@ struct mx_hist { /* in zeroed memory it is empty */
 };
 
 void mx_hist_add(mx_hist *h, uint64_t us, uint64_t count);
-double mx_hist_count(const mx_hist *h);
-void mx_hist_clear(mx_hist *h);                       /* its memory is zeroed again */
-void mx_hist_merge(mx_hist *to, const mx_hist *from); /* adds all samples; windows stay as they are */
-void mx_hist_tick(uint64_t now_us);                   /* which window the next samples of all histograms belong to */
+void mx_hist_tick(uint64_t now_us); /* which window the next samples of all histograms belong to */
 /* Adds to counts[i] how many samples are above bounds[i - 1] and at most bounds[i] us; ascending. The rest is left out. */
 void mx_hist_spread(const mx_hist *h, const uint64_t *bounds, int n, uint64_t *counts);
 #endif

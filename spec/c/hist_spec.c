@@ -109,12 +109,97 @@ static void hist_spreads_over_bounds(void **state) {
     mx_hist_free(h);
 }
 
+static void pace_takes_a_run_of_fast_handlers_as_one(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    mx_pace p = {h, 63, 0};
+    mx_run r = {mx_now() + 1e-3, 100}; /* not longer than nothing */
+    mx_pace_end(&p, &r, 163);
+    assert_true(mx_hist_count(h) == 64 && mx_hist_max(h) == 1e-6);
+    assert_int_equal(p.every, 63);
+    assert_int_equal(r.first, 164);
+    mx_pace_end(&p, &r, 163); /* none since then */
+    assert_true(mx_hist_count(h) == 64);
+    mx_hist_free(h);
+}
+
+static void pace_finds_the_slow_one_of_a_run_and_times_the_next_each(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    mx_pace p = {h, 63, 0};
+    mx_run r;
+    mx_pace_begin(&r, UINT32_MAX - 30); /* positions wrap */
+    r.from -= 0.5;
+    mx_pace_end(&p, &r, 32);
+    assert_true(mx_hist_count(h) == 64 && mx_hist_percentile(h, 98) == 1e-6 && mx_hist_max(h) >= 0.49);
+    for (uint32_t i = 33; i < 33 + 64; i++) {
+        assert_int_equal(p.every, 0);
+        r.from = mx_now() + 1e-3;
+        mx_pace_end(&p, &r, i);
+    }
+    assert_int_equal(p.every, 63);
+    assert_true(mx_hist_count(h) == 128);
+    mx_hist_free(h);
+}
+
+static void hist_tells_what_was_added_since(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new(), *before = mx_hist_new();
+    mx_hist_record(h, 3);
+    mx_hist_many(h, 0.001, 10);
+    mx_hist_merge(before, h);
+    mx_hist_many(h, 0.002, 99);
+    mx_hist_record(h, 0.5);
+    mx_hist_subtract(h, before);
+    assert_true(mx_hist_count(h) == 100);
+    near(mx_hist_percentile(h, 1), 0.002);
+    near(mx_hist_percentile(h, 99), 0.002);
+    near(mx_hist_max(h), 0.5);
+    near(mx_hist_mean(h), (99 * 0.002 + 0.5) / 100);
+    mx_hist_subtract(h, h);
+    assert_true(mx_hist_count(h) == 0 && mx_hist_max(h) == 0 && mx_hist_mean(h) == 0);
+    mx_hist_free(h);
+    mx_hist_free(before);
+}
+
+static void hist_lists_its_buckets(void **state) {
+    (void)state;
+    mx_hist *h = mx_hist_new();
+    double seconds, count;
+    assert_int_equal(mx_hist_bucket(h, 0, &seconds, &count), 0);
+    mx_hist_many(h, 0.0001, 3);
+    mx_hist_many(h, 2, 4);
+    int at = mx_hist_bucket(h, 0, &seconds, &count);
+    assert_true(at > 0 && seconds == 0.0001 && count == 3);
+    at = mx_hist_bucket(h, at, &seconds, &count);
+    near(seconds, 2);
+    assert_true(at > 0 && count == 4);
+    assert_int_equal(mx_hist_bucket(h, at, &seconds, &count), 0);
+    mx_hist_free(h);
+}
+
 int main(void) {
     const struct CMUnitTest cases[] = {
-        cmocka_unit_test(hist_is_zero_when_empty),          cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
-        cmocka_unit_test(hist_ranks_every_sample),          cmocka_unit_test(hist_adds_many_at_once),
-        cmocka_unit_test(hist_clamps_what_is_out_of_range), cmocka_unit_test(hist_forgets_in_its_windows_what_is_20s_old),
-        cmocka_unit_test(hist_is_empty_when_cleared),       cmocka_unit_test(hist_spreads_over_bounds),
+        cmocka_unit_test(hist_is_zero_when_empty),
+        cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
+        cmocka_unit_test(hist_ranks_every_sample),
+        cmocka_unit_test(hist_adds_many_at_once),
+        cmocka_unit_test(hist_clamps_what_is_out_of_range),
+        cmocka_unit_test(hist_forgets_in_its_windows_what_is_20s_old),
+        cmocka_unit_test(hist_is_empty_when_cleared),
+        cmocka_unit_test(hist_spreads_over_bounds),
+        cmocka_unit_test(pace_takes_a_run_of_fast_handlers_as_one),
+        cmocka_unit_test(pace_finds_the_slow_one_of_a_run_and_times_the_next_each),
+        cmocka_unit_test(hist_is_zero_when_empty),
+        cmocka_unit_test(hist_keeps_three_digits_from_1us_to_1h),
+        cmocka_unit_test(hist_ranks_every_sample),
+        cmocka_unit_test(hist_adds_many_at_once),
+        cmocka_unit_test(hist_clamps_what_is_out_of_range),
+        cmocka_unit_test(hist_forgets_in_its_windows_what_is_20s_old),
+        cmocka_unit_test(hist_is_empty_when_cleared),
+        cmocka_unit_test(hist_spreads_over_bounds),
+        cmocka_unit_test(hist_tells_what_was_added_since),
+        cmocka_unit_test(hist_lists_its_buckets),
     };
     return cmocka_run_group_tests(cases, NULL, NULL);
 }
