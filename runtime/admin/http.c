@@ -4,8 +4,10 @@
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "admin/address.h"
+#include "base/secret.h"
 #include "base/clock.h"
 
 enum { CONNECTIONS = 64, HEAD_BYTES = 16384, IDLE_S = 10, ANSWER_US = 10000000, BACKLOG = 64 };
@@ -13,6 +15,7 @@ enum { CONNECTIONS = 64, HEAD_BYTES = 16384, IDLE_S = 10, ANSWER_US = 10000000, 
 #define CALLS(X)                                                                                                                 \
     X(MHD_start_daemon)                                                                                                          \
     X(MHD_stop_daemon)                                                                                                           \
+    X(MHD_add_connection)                                                                                                        \
     X(MHD_run)                                                                                                                   \
     X(MHD_get_timeout)                                                                                                           \
     X(MHD_get_daemon_info)                                                                                                       \
@@ -55,6 +58,7 @@ struct mx_http {
     char address[MX_ADDRESS];
     uv_poll_t poll;
     uv_timer_t timer;
+    int resumed; /* connections, since the last run */
     int open_handles;
 };
 
@@ -74,7 +78,10 @@ static int is_full(const mx_http *h) {
 static void run(mx_http *h) {
     MHD_UNSIGNED_LONG_LONG ms;
     int was_full = is_full(h);
-    mhd.MHD_run(h->daemon);
+    do {
+        h->resumed = 0;
+        mhd.MHD_run(h->daemon);
+    } while (h->resumed); /* some were answered at once */
     if (was_full && !is_full(h)) mhd.MHD_run(h->daemon);
     if (mhd.MHD_get_timeout(h->daemon, &ms) == MHD_YES) uv_timer_start(&h->timer, on_timer, ms, 0);
     else uv_timer_stop(&h->timer);
@@ -146,15 +153,25 @@ static int is_allowed(const mx_http *h, struct MHD_Connection *c) {
     return said && !strncmp(said, bearer, sizeof bearer - 1) && is_token(h->token, said + sizeof bearer - 1);
 }
 
-static enum MHD_Result say_what_is_heard(request *q) {
+/* From now on it is answered by whoever knows its number. */
+static void suspend(request *q, int state) {
+    mx_http *h = q->http;
     const char *accept = mhd.MHD_lookup_connection_value(q->connection, MHD_HEADER_KIND, "Accept");
-    mx_http_said said = q->http->hear(q->http->hear_arg, q->path, accept ? accept : "");
-    struct MHD_Response *r = response(said.type, said.text, said.size);
+    q->accept = mx_strndup(accept ? accept : "", accept ? strlen(accept) : 0);
+    if (!++h->latest) h->latest = 1;
+    q->id = h->latest;
+    q->state = state;
+    mhd.MHD_suspend_connection(q->connection);
+}
+
+static enum MHD_Result ask_function(request *q) {
+    suspend(q, TAKEN);
+    mx_http_request to = {q->id, q->path, q->query, q->accept};
+    mx_http_said said = q->http->hear(q->http->hear_arg, &to);
+    if (said.status == MX_HTTP_LATER) return MHD_YES;
+    mx_http_answer(q->http->runtime, to.id, said.status, said.type, said.text, said.size);
     free(said.text);
-    if (!r) return MHD_NO;
-    enum MHD_Result result = mhd.MHD_queue_response(q->connection, (unsigned)said.status, r);
-    mhd.MHD_destroy_response(r);
-    return result;
+    return MHD_YES;
 }
 
 static void settle(request *q, int status, const char *type, const void *body, size_t n) {
@@ -163,11 +180,12 @@ static void settle(request *q, int status, const char *type, const void *body, s
     q->status = status;
     q->state = ANSWERED;
     mhd.MHD_resume_connection(q->connection);
+    q->http->resumed = 1;
     uv_timer_start(&q->http->timer, on_timer, 0, 0); /* it is MHD_run that goes on with it */
 }
 
 static void on_deadline(mx_timer *t, void *arg) {
-    static const char late[] = "no answer within 10 s\n";
+    static const char late[] = "no answer in time\n";
     (void)t;
     settle(arg, 503, "text/plain; charset=utf-8", late, sizeof late - 1);
 }
@@ -179,15 +197,10 @@ static void call_lua(mx_http *h) {
 }
 
 static enum MHD_Result ask_lua(mx_http *h, request *q) {
-    const char *accept = mhd.MHD_lookup_connection_value(q->connection, MHD_HEADER_KIND, "Accept");
-    q->accept = mx_strndup(accept ? accept : "", accept ? strlen(accept) : 0);
-    if (!++h->latest) h->latest = 1;
-    q->id = h->latest;
-    q->state = WAITING;
+    suspend(q, WAITING);
     q->deadline.fire = on_deadline;
     q->deadline.arg = q;
     mx_timer_set(&h->runtime->timers, &q->deadline, mx_clock_us() + ANSWER_US);
-    mhd.MHD_suspend_connection(q->connection);
     if (h->ticket) call_lua(h);
     return MHD_YES;
 }
@@ -209,7 +222,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
         return MHD_YES;
     }
     if (q->state == ANSWERED) return q->answer ? mhd.MHD_queue_response(c, (unsigned)q->status, q->answer) : MHD_NO;
-    if (h->hear) return say_what_is_heard(q);
+    if (h->hear) return ask_function(q);
     if (!strcmp(q->path, "/live")) return say(c, 200, "ok\n", NULL, NULL);
     return ask_lua(h, q);
 }
@@ -233,32 +246,33 @@ static int load(char why[MX_HTTP_WHY]) {
 }
 
 static int start(mx_http *h, int fd, char why[MX_HTTP_WHY]) {
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | (fd < 0 ? (unsigned)MHD_USE_NO_LISTEN_SOCKET : 0);
     int e = load(why);
     if (e) return e;
-    h->daemon = mhd.MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, fd,
-        MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)HEAD_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_END);
+    h->daemon = mhd.MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS,
+                                     MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                                     (size_t)HEAD_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, h, MHD_OPTION_NOTIFY_COMPLETED,
+                                     on_completed, h, fd < 0 ? MHD_OPTION_END : MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_END);
     if (h->daemon) return 0;
     snprintf(why, MX_HTTP_WHY, "libmicrohttpd does not start");
     return MX_EINTERNAL;
 }
 
 int mx_http_open(mx_runtime *r, mx_http_hear *hear, void *arg, const char *address, const char *token, char why[MX_HTTP_WHY]) {
-    char text[MX_ADDRESS];
-    int fd = mx_address_listen(address, token != NULL, BACKLOG, text, why, MX_HTTP_WHY);
-    if (fd < 0) return fd;
+    char text[MX_ADDRESS] = "";
+    int fd = address ? mx_address_listen(address, token != NULL, BACKLOG, text, why, MX_HTTP_WHY) : -1;
+    if (address && fd < 0) return fd;
     mx_http *h = mx_zalloc(sizeof *h);
     int e = start(h, fd, why);
     if (e) {
-        close(fd);
+        if (fd >= 0) close(fd);
         free(h);
         return e;
     }
     h->runtime = r;
     h->hear = hear;
     h->hear_arg = arg;
-    h->token = token ? mx_strndup(token, strlen(token)) : NULL;
+    h->token = token ? mx_secret(token, strlen(token)) : NULL;
     memcpy(h->address, text, sizeof text);
     uv_poll_init(r->loop, &h->poll, mhd.MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd);
     uv_timer_init(r->loop, &h->timer);
@@ -269,10 +283,17 @@ int mx_http_open(mx_runtime *r, mx_http_hear *hear, void *arg, const char *addre
     return 0;
 }
 
+void mx_http_serve(mx_runtime *r, int fd) {
+    struct sockaddr_storage from = {.ss_family = AF_UNIX};
+    if (!r->http || mhd.MHD_add_connection(r->http->daemon, fd, (struct sockaddr *)&from, sizeof from.ss_family) != MHD_YES)
+        return r->http ? (void)0 : (void)close(fd); /* else libmicrohttpd has closed it */
+    run(r->http);
+}
+
 static void on_closed(uv_handle_t *handle) {
     mx_http *h = handle->data;
     if (--h->open_handles) return;
-    free(h->token);
+    mx_secret_free(h->token);
     free(h);
 }
 
@@ -314,6 +335,11 @@ MX_EXPORT int mx_http_take(mx_runtime *r, mx_http_request *to) {
     q->state = TAKEN;
     *to = (mx_http_request){q->id, q->path, q->query, q->accept};
     return 1;
+}
+
+MX_EXPORT void mx_http_patience(mx_runtime *r, uint32_t id, double seconds) {
+    request *q = r->http ? with_state(r->http, TAKEN, id) : NULL;
+    if (q) mx_timer_set(&r->timers, &q->deadline, mx_clock_us() + mx_us_of(seconds));
 }
 
 MX_EXPORT void mx_http_answer(mx_runtime *r, uint32_t id, int status, const char *type, const void *body, size_t n) {

@@ -16,12 +16,15 @@ typedef struct mx_http_said {
     char *text; /* passes to the server, which frees it */
     size_t size;
 } mx_http_said;
-typedef mx_http_said mx_http_hear(void *arg, const char *path, const char *accept);
+enum { MX_HTTP_LATER = 0 }; /* the status when mx_http_answer says it, in the call or later; there is no text then */
+typedef mx_http_said mx_http_hear(void *arg, const mx_http_request *q);
 
 enum { MX_HTTP_WHY = 256 };
-/* address: host:port, :port or port; the host is numeric or "localhost", by default 127.0.0.1; what is not loopback is refused
- * without a token. token NULL: everybody may ask; else "Authorization: Bearer TOKEN". hear: answers every path at once; NULL:
- * /live here, the rest by Lua. Of r it takes the loop and, for Lua, timers and waits. 0, or a negative code and why. */
+/* address NULL: nowhere, what is served is given by mx_http_serve; else host:port, :port or port; the host is numeric or
+ * "localhost", by default 127.0.0.1; what is not loopback is refused without a token. token NULL: everybody may ask; else
+ * "Authorization: Bearer TOKEN". hear: answers every path at once; NULL: /live here, the rest by Lua. Of r it takes the loop and,
+ * for Lua, timers and waits. 0, or a negative code and why. */
 int mx_http_open(mx_runtime *r, mx_http_hear *hear, void *arg, const char *address, const char *token, char why[MX_HTTP_WHY]);
-void mx_http_close(mx_runtime *r); /* before the loop goes; r->http may be NULL */
+void mx_http_serve(mx_runtime *r, int fd); /* a connected socket, which passes to the server */
+void mx_http_close(mx_runtime *r);         /* before the loop goes; r->http may be NULL */
 #endif
