@@ -1,11 +1,13 @@
 /* shard.c - the mapping: made by a supervisor, found by its workers. */
 #include "worker/shard.h"
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "worker/ask.h"
 
 static const uint64_t MAGIC = 0x316472616873786dull;
 static mx_shard alone;
@@ -69,6 +71,7 @@ void mx_place_attach(void) {
     unsetenv("MXRUN_WORKER");
     if (!s) return;
     if (s->watched) use_slab(s, number);
+    if (s->watched) fcntl(MX_ASK_FD, F_SETFD, FD_CLOEXEC); /* it is not for what the script starts */
     close(MX_SHARD_FD);
     place = (mx_place){number, s->count, &s->shard[number - 1], &s->journal, s->watched != 0};
     prctl(PR_SET_PDEATHSIG, SIGTERM);

@@ -19,6 +19,7 @@ typedef struct mx_shard {
     uint64_t started_us;      /* by mx_clock_us */
     uint32_t still_ms;        /* since its turns changed, as far as was looked */
     uint32_t ended;           /* in order: it is not started again */
+    int32_t ask_fd;           /* see ask.h; of the supervisor's descriptors */
     /* the worker's; the supervisor clears them before it starts one */
     _Alignas(64) uint32_t turns; /* changes at least once a second while the loop turns */
     uint32_t state;              /* MX_STARTING, MX_UP, MX_STOPPING */

@@ -9,6 +9,7 @@
 #include <uv.h>
 #include "base/clock.h"
 #include "base/logline.h"
+#include "worker/ask.h"
 #include "worker/notify.h"
 #include "worker/shard.h"
 #include "worker/whole.h"
@@ -158,11 +159,17 @@ static void on_gone(uv_handle_t *h) {
     on_death(c);
 }
 
+static void close_ask(child *c) {
+    if (c->shard->ask_fd >= 0) close(c->shard->ask_fd);
+    c->shard->ask_fd = -1;
+}
+
 static void on_exit_of(uv_process_t *p, int64_t status, int signal) {
     child *c = p->data;
     c->status = (int)status;
     c->signal = signal;
     c->shard->pid = 0;
+    close_ask(c);
     mx_whole_keep(&c->s->whole, (uint32_t)c->number - 1);
     uv_close((uv_handle_t *)p, on_gone);
 }
@@ -186,20 +193,30 @@ static char **environment(void) {
     return list;
 }
 
+/* Where somebody watches: the two ends, to what is to be the worker; -1 when there are none. */
+static void open_ask(child *c, int ask[2]) {
+    close_ask(c);
+    if (!c->s->shards->watched || mx_ask_pair(ask)) ask[0] = ask[1] = -1;
+    c->shard->ask_fd = ask[0];
+}
+
 static void start(child *c) {
     supervisor *s = c->s;
+    int ask[2];
+    open_ask(c, ask);
     snprintf(s->number, sizeof s->number, "MXRUN_WORKER=%d", c->number);
     uv_stdio_container_t stdio[] = {{.flags = UV_IGNORE},
                                     {.flags = UV_INHERIT_FD, .data.fd = STDOUT_FILENO},
                                     {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO},
-                                    {.flags = UV_INHERIT_FD, .data.fd = s->fd}};
-    _Static_assert(sizeof stdio / sizeof *stdio == MX_SHARD_FD + 1, "the mapping is the last of them");
+                                    {.flags = UV_INHERIT_FD, .data.fd = s->fd},
+                                    {.flags = UV_INHERIT_FD, .data.fd = ask[1]}};
+    _Static_assert(MX_SHARD_FD == 3 && MX_ASK_FD == 4, "they are the last of them");
     uv_process_options_t o = {.file = "/proc/self/exe",
                               .args = s->argv,
                               .env = s->environment,
                               .exit_cb = on_exit_of,
                               .stdio = stdio,
-                              .stdio_count = MX_SHARD_FD + 1,
+                              .stdio_count = ask[1] < 0 ? MX_ASK_FD : MX_ASK_FD + 1,
                               .flags = UV_PROCESS_DETACHED}; /* a terminal's signals come from here, once */
     mx_shard *shard = c->shard;
     shard->turns = shard->state = 0;
@@ -211,6 +228,7 @@ static void start(child *c) {
     c->turns = 0;
     c->killed = 0;
     int code = uv_spawn(&s->loop, &c->process, &o);
+    if (ask[1] >= 0) close(ask[1]);
     c->process.data = c;
     if (code == 0) {
         shard->pid = c->process.pid;
@@ -311,6 +329,7 @@ static void start_all(supervisor *s) {
         child *c = &s->children[i];
         c->s = s;
         c->shard = &s->shards->shard[i];
+        c->shard->ask_fd = -1;
         c->number = i + 1;
         uv_timer_init(&s->loop, &c->again);
         c->again.data = c;

@@ -48,10 +48,12 @@ static void on_tick(int number) {
     if (dog.work != dog.turn->work) {
         dog.work = dog.turn->work;
         dog.stuck = 0;
-    } else if (dog.limit && ++dog.stuck >= dog.limit) {
-        if (dog.stuck >= dog.limit + GRACE_TICKS) leave();
-        dog.trip();
+        return;
     }
+    uint32_t limit = dog.turn->limit ? dog.turn->limit : dog.limit;
+    if (!limit || ++dog.stuck < limit) return;
+    if (dog.stuck >= (limit > dog.limit ? limit : dog.limit) + GRACE_TICKS) leave();
+    dog.trip();
 }
 
 int mx_watchdog_start(mx_turn *turn, double limit, void (*trip)(void)) {

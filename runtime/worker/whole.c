@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include "admin/door.h"
 #include "base/logline.h"
+#include "worker/gather.h"
 
 enum { STUCK_MS = 3000 }; /* a loop turns once a second at least */
 
@@ -114,13 +115,18 @@ static mx_http_said metrics(mx_whole *w, const char *accept) {
     return to;
 }
 
-mx_http_said mx_whole_hear(void *arg, const char *path, const char *accept) {
+mx_http_said mx_whole_hear(void *arg, const mx_http_request *q) {
     mx_whole *w = arg;
+    const char *path = q->path;
     if (!strcmp(path, "/live")) return agreed(w, not_live, "ok");
     if (!strcmp(path, "/ready")) return agreed(w, not_ready, "ready");
     if (!strcmp(path, "/health")) return health(w);
-    if (!strcmp(path, "/metrics")) return metrics(w, accept);
-    static const char paths[] = "there is /health, /live, /metrics, /ready\n";
+    if (!strcmp(path, "/metrics")) return metrics(w, q->accept);
+    if (!strncmp(path, "/debug/pprof/", 13)) {
+        mx_gather(&w->runtime, w->shards, q);
+        return (mx_http_said){.status = MX_HTTP_LATER};
+    }
+    static const char paths[] = "there is /debug/pprof/, /health, /live, /metrics, /ready\n";
     return (mx_http_said){404, TEXT, mx_strndup(paths, sizeof paths - 1), sizeof paths - 1};
 }
 
@@ -142,7 +148,8 @@ int mx_whole_open(mx_whole *w, uv_loop_t *loop, mx_shards *shards, const mx_opti
     if (!shards->watched) return 0;
     begin_slab(w);
     int code = mx_door_open(&w->runtime, mx_whole_hear, w, o);
-    if (w->runtime.http) mx_log("info", "serving /live /ready /health /metrics", "http=%s", mx_http_address(&w->runtime));
+    if (w->runtime.http)
+        mx_log("info", "serving /live /ready /health /metrics /debug/pprof/", "http=%s", mx_http_address(&w->runtime));
     return code;
 }
 

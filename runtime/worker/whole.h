@@ -1,7 +1,7 @@
-/* whole.h - --http of mxrun -w: /live, /ready, /health and /metrics of all workers together.
+/* whole.h - --http of mxrun -w: /live, /ready, /health, /metrics and /debug/pprof/ of all workers together.
  *
- * Design: a reader of the shards, which asks no worker. What a worker counted that is gone stays in the sums: it is added to
- * the supervisor's own slab; its gauges go with it. */
+ * Design: a reader of the shards, which asks no worker but for profiles. What a worker counted that is gone stays in the sums: it
+ * is added to the supervisor's own slab; its gauges go with it. */
 #ifndef MX_WHOLE_H
 #define MX_WHOLE_H
 #include "admin/http.h"

@@ -9,12 +9,15 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "measure/account.h"
 #include "measure/metrics.h"
+#include "message/inbox.h"
 #include "worker/notify.h"
 
 enum { LOG_US = 50000 };  /* how often a reader of stderr that was slow is tried again */
 enum { DRAIN_US = 5000 }; /* a drain pauses after this, so that I/O and heartbeats go on */
 enum { BEAT_MS = 1000 };
+enum { REST_US = 10000000 };
 
 static void on_idle(uv_idle_t *h) { (void)h; }
 
@@ -47,12 +50,13 @@ static int is_for_lua(const mx_worker *w) {
 }
 
 /* One slice: what came in, what Lua makes of it, what goes out. Not 0: there is more to do. */
-static int slice(mx_worker *w) {
+static int slice(mx_worker *w, uint64_t now) {
     w->due = 0;
     int more = fill(w);
     if (is_for_lua(w)) {
         w->runtime.news = 0;
         w->runtime.turn.again = 0;
+        mx_inbox_turn(now);
         w->leaving = w->turn(w->turn_arg);
     }
     flush(w);
@@ -80,7 +84,7 @@ static void on_check(uv_check_t *h) {
     if (!w->due && !fired && !uv_is_active((uv_handle_t *)&w->idle)) return;
     int more;
     do {
-        more = slice(w);
+        more = slice(w, now);
         mx_hist_tick(now = mx_clock_us());
         more |= run_timers(w, now);
     } while (more && !w->leaving && now - start < DRAIN_US);
@@ -90,8 +94,14 @@ static void on_check(uv_check_t *h) {
 
 static void on_log(mx_timer *t, void *arg) { (void)t, (void)arg; }
 
+static void on_rest(mx_timer *t, void *arg) {
+    (void)t, (void)arg;
+    if (mx_freelists_rest()) mx_memory_shrink();
+}
+
 static void on_prepare(uv_prepare_t *h) {
     mx_worker *w = h->data;
+    if (!w->rest.place && mx_freelists_kept()) mx_timer_set(&w->runtime.timers, &w->rest, mx_clock_us() + REST_US);
     if (mx_log_flush() && !w->log.place) mx_timer_set(&w->runtime.timers, &w->log, mx_clock_us() + LOG_US);
     uint64_t due = mx_timers_next(&w->runtime.timers), ahead = mx_clock_ahead_us();
     if (ahead && due != UINT64_MAX) due = due > ahead ? due - ahead : 1;
@@ -147,6 +157,7 @@ int mx_worker_init(mx_worker *w) {
     mx_waits_init(&r->waits, &r->timers);
     r->turn.waits = &r->waits.pub;
     w->log.fire = on_log;
+    w->rest.fire = on_rest;
     r->turn.confirm = mx_series_hist(w->confirm = mx_series_new(MX_HISTOGRAM, "messaging_publish_duration_seconds", ""));
     r->turn.lag = mx_series_hist(w->lag = mx_series_new(MX_HISTOGRAM, "mxrun_loop_lag_seconds", ""));
     r->turn.gc = mx_series_hist(w->gc = mx_series_new(MX_HISTOGRAM, "mxrun_gc_pause_seconds", ""));
@@ -205,6 +216,7 @@ int mx_worker_fini(mx_worker *w) {
     close(w->alarm_fd);
     mx_log_end(1000);
     mx_timer_stop(&w->runtime.timers, &w->log);
+    mx_timer_stop(&w->runtime.timers, &w->rest);
     mx_waits_fini(&w->runtime.waits);
     mx_timers_fini(&w->runtime.timers);
     mx_series_drop(w->confirm);

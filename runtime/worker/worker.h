@@ -14,6 +14,7 @@ typedef struct mx_worker {
     uv_idle_t idle;       /* runs while there is more to do at once */
     uv_poll_t alarm;      /* a timerfd, since a uv_timer counts whole milliseconds */
     uv_signal_t term, interrupt, hangup;
+    mx_timer rest;                 /* pools shrink when nobody asks them for so long */
     mx_timer log;                  /* lines of it are left */
     uv_timer_t beat;               /* so that the loop turns now and then, for those who watch it */
     mx_shard *shard;               /* its turns are counted there */

@@ -41,7 +41,7 @@ static int after(void **state) {
 }
 
 static void answers(const char *path, int status, const char *text) {
-    mx_http_said said = mx_whole_hear(&whole, path, "");
+    mx_http_said said = mx_whole_hear(&whole, &(mx_http_request){1, path, "", ""});
     assert_string_equal(said.text, text);
     assert_int_equal(said.size, strlen(text));
     assert_int_equal(said.status, status);
@@ -49,7 +49,7 @@ static void answers(const char *path, int status, const char *text) {
 }
 
 static double number(const char *name) {
-    mx_http_said said = mx_whole_hear(&whole, "/metrics", "");
+    mx_http_said said = mx_whole_hear(&whole, &(mx_http_request){1, "/metrics", "", ""});
     const char *at = said.text - 1;
     do at = strstr(at + 1, name);
     while (at && (at[strlen(name)] != ' ' || at[-1] != '\n'));
