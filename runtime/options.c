@@ -3,9 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sched.h>
 #include <strings.h>
-#include "base/mx.h"
+#include "base/secret.h"
 #include "worker/shard.h"
 
 static const char help[] =
@@ -17,6 +16,14 @@ static const char help[] =
     "       mxrun sub QUEUE [-n N] [-e CODE]   print messages and ack them\n"
     "       mxrun dlq QUEUE ls|replay|purge    what became of failed messages\n"
     "       mxrun topology FILE --diff|--dot   what a script declares, beside what the broker has\n"
+    "       mxrun init [DIR]                   a handler to begin with, its spec and a workload\n"
+    "       mxrun doc [NAME]                   what the reference says of a function or an option\n"
+    "       mxrun profile top|flame|... FILE   where time and memory went; URL cpu|heap: asks a running one\n"
+    "       mxrun attach SOCKET|PID            a prompt in a process that runs with --socket\n"
+    "       mxrun eval SOCKET|PID EXPR         one expression there; JSON when it goes to a pipe\n"
+    "       mxrun top SOCKET|PID               its rates, latencies, queues and memory, live\n"
+    "       mxrun health URL|SOCKET|PID        whether it is healthy, as exit code\n"
+    "       mxrun bench FILE | -x 4 -r 1000    put a broker under load, by a schedule, and measure it\n"
     "       mxrun COMMAND --help               more about each\n"
     "\n"
     "  -u, --url URL       broker: amqp(s)://user:password@host:port/vhost or mem:// (repeatable; MXRUN_URLS)\n"
@@ -26,9 +33,17 @@ static const char help[] =
     "      --watch         load FILE anew when it or a file of Lua that it loaded was changed, as SIGHUP does: what is broken\n"
     "                      changes nothing, handlers that run finish with the old code, mx.state stays\n"
     "      --check         compile FILE, run its main chunk with no network, report what is wrong with it\n"
-    "      --http ADDR     /live /ready /health /metrics at host:port or port, by default on 127.0.0.1 (MXRUN_HTTP);\n"
+    "      --http ADDR     /live /ready /health /metrics /debug/pprof/ at host:port or port, by default on 127.0.0.1 "
+    "(MXRUN_HTTP);\n"
     "                      with -w of all workers\n"
     "      --http-token-file FILE   asks for Authorization: Bearer with what FILE holds (MXRUN_HTTP_TOKEN: the token)\n"
+    "      --profile LIST  of cpu,heap,wait: profiles of the whole run, as NAME-DATE-PID.pb.gz for go tool pprof "
+    "(MXRUN_PROFILE)\n"
+    "      --profile-dir DIR  where they go, by default here (MXRUN_PROFILE_DIR)\n"
+    "  -i, --interactive   a prompt on this terminal, after FILE has started; FILE may be left out\n"
+    "      --socket PATH   where attach, eval, top and health look into the process; of worker N of -w at PATH.N (MXRUN_SOCKET)\n"
+    "      --socket-read-only   who connects there may look, but not evaluate\n"
+    "      --eval-limit S  how long an evaluation may run without waiting, 50ms (MXRUN_EVAL_LIMIT)\n"
     "      --set K=V       mx.config.K in the script: a number or a string (repeatable)\n"
     "      --log FORMAT    text or json (MXRUN_LOG)\n"
     "      --log-level L   debug, info, warn or error (MXRUN_LOG_LEVEL)\n"
@@ -40,7 +55,9 @@ static const char help[] =
     "      --version       the version\n"
     "      --              what follows is FILE and its arguments\n"
     "\n"
-    "exit codes: 0 fine, 1 the script failed, 2 misuse, 4 the drain ran out\n";
+    "exit codes: 0 fine, 1 the script failed, 2 misuse, 3 generator-limited (bench), 4 the drain ran out, 98 slower than "
+    "--compare (bench),\n"
+    "99 a threshold was crossed (bench)\n";
 
 enum {
     URL,
@@ -49,7 +66,13 @@ enum {
     WATCH,
     HTTP,
     HTTP_TOKEN_FILE,
+    INTERACTIVE,
+    SOCKET,
+    SOCKET_READ_ONLY,
+    EVAL_LIMIT,
     CHECK,
+    PROFILE,
+    PROFILE_DIR,
     SET,
     LOG,
     LEVEL,
@@ -71,7 +94,13 @@ static const struct {
     {"--http", NULL, HTTP, 1, "MXRUN_HTTP"},
     {"--http-token-file", NULL, HTTP_TOKEN_FILE, 1, "MXRUN_HTTP_TOKEN_FILE"},
     {"--watch", NULL, WATCH, 0, NULL},
+    {"--interactive", "-i", INTERACTIVE, 0, NULL},
+    {"--socket", NULL, SOCKET, 1, "MXRUN_SOCKET"},
+    {"--socket-read-only", NULL, SOCKET_READ_ONLY, 0, NULL},
+    {"--eval-limit", NULL, EVAL_LIMIT, 1, "MXRUN_EVAL_LIMIT"},
     {"--check", NULL, CHECK, 0, NULL},
+    {"--profile", NULL, PROFILE, 1, "MXRUN_PROFILE"},
+    {"--profile-dir", NULL, PROFILE_DIR, 1, "MXRUN_PROFILE_DIR"},
     {"--set", NULL, SET, 1, NULL},
     {"--log", NULL, LOG, 1, "MXRUN_LOG"},
     {"--log-level", NULL, LEVEL, 1, "MXRUN_LOG_LEVEL"},
@@ -159,15 +188,10 @@ static double bytes(mx_options *o, const char *name, const char *text) {
     return value;
 }
 
-static int processors(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-}
-
 static int workers(mx_options *o, const char *name, const char *text) {
     char *end;
     long n = strtol(text, &end, 10);
-    if (!strcmp(text, "auto")) return processors();
+    if (!strcmp(text, "auto")) return mx_processors();
     if (end != text && !*end && n >= 1 && n <= MX_WORKERS_MAX) return (int)n;
     misuse(o, "%s: expected auto or a number from 1 to 1024, got '%s'", name, text);
     return 0;
@@ -182,13 +206,55 @@ static void one_of(mx_options *o, const char *name, const char *value, const cha
     leave(o, 2);
 }
 
+static int is_refused(int c) { return (c >= 0 && c <= ' ') || c == 127; }
+
+static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1; }
+
+/* NULL: it cannot be one. */
+static char *decoded(const char *p, size_t n) {
+    char *s = mx_secret(p, n), *to = s;
+    for (const char *from = s; *from; from++) {
+        int c = *from, high = c == '%' ? hex(from[1]) : 0, low = c == '%' && high >= 0 ? hex(from[2]) : 0;
+        if (is_refused(c) || high < 0 || low < 0 || (c == '%' && !(high | low))) {
+            mx_secret_free(s);
+            return NULL;
+        }
+        *to++ = (char)(c == '%' ? high << 4 | low : c);
+        if (c == '%') from += 2;
+    }
+    *to = '\0';
+    return s;
+}
+
+/* A URL whose password is wrong stays as it is: mx/url.lua says what is wrong with it. */
+static char *take_password(const char *url, size_t n, mx_span *password) {
+    char *scheme = memmem(url, n, "://", 3), *whole = mx_secret(url, n);
+    *password = (mx_span){0};
+    char *user = scheme ? whole + (scheme - url) + 3 : whole, *host = memrchr(user, '@', strcspn(user, "/?"));
+    char *colon = host ? memchr(user, ':', (size_t)(host - user)) : NULL;
+    char *said = colon && colon + 1 < host ? decoded(colon + 1, (size_t)(host - colon - 1)) : NULL, *rest = NULL;
+    if (said) {
+        *password = mx_span_of(said);
+        colon[1] = '\0';
+    }
+    if (asprintf(&rest, said ? "%s***%s" : "%s", whole, host) < 0) abort();
+    mx_secret_free(whole);
+    return rest;
+}
+
+static void add_url(mx_options *o, const char *url, size_t n) {
+    int i = o->url_count++;
+    o->urls = mx_realloc(o->urls, (size_t)o->url_count * sizeof *o->urls);
+    o->passwords = mx_realloc(o->passwords, (size_t)o->url_count * sizeof *o->passwords);
+    o->urls[i] = take_password(url, n, &o->passwords[i]);
+}
+
 static void add_urls(mx_options *o, const char *name, const char *list) {
     const char *said = list;
     int before = o->url_count;
     while (*list) {
         size_t n = strcspn(list, ",");
-        o->urls = mx_realloc(o->urls, (size_t)(o->url_count + 1) * sizeof *o->urls);
-        if (n) o->urls[o->url_count++] = mx_strndup(list, n);
+        if (n) add_url(o, list, n);
         list += n + (list[n] == ',');
     }
     if (o->url_count == before) misuse(o, "%s: '%s' names no broker; give amqp://… or mem://", name, said);
@@ -221,7 +287,13 @@ static void take(mx_options *o, int i, const char *name, const char *value) {
     case HTTP: o->http = value; break;
     case HTTP_TOKEN_FILE: o->http_token_file = value; break;
     case WATCH: o->watch = 1; break;
+    case INTERACTIVE: o->interactive = 1; break;
+    case SOCKET: o->socket = value; break;
+    case SOCKET_READ_ONLY: o->socket_read_only = 1; break;
+    case EVAL_LIMIT: o->eval_limit = seconds(o, name, value); break;
     case CHECK: o->command = "check"; break;
+    case PROFILE: o->profile = value; break;
+    case PROFILE_DIR: o->profile_dir = value; break;
     case SET: add_set(o, value); break;
     case LOG: one_of(o, name, o->log = value, "text json"); break;
     case LEVEL: one_of(o, name, o->log_level = value, "debug info warn error"); break;
@@ -276,14 +348,18 @@ static int option(mx_options *o, int argc, char **argv, int at) {
 }
 
 static const char *command(const char *word) {
-    static const char *const words[] = {"test", "pub", "sub", "dlq", "topology"};
+    static const char *const words[] = {"test", "pub", "sub",    "dlq",  "topology", "profile", "bench",
+                                        "init", "doc", "attach", "eval", "top",      "health"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strcmp(words[i], word)) return words[i];
     return NULL;
 }
 
 static void forget_urls(mx_options *o) {
-    for (int i = 0; i < o->url_count; i++) free((void *)o->urls[i]);
+    for (int i = 0; i < o->url_count; i++) {
+        free((void *)o->urls[i]);
+        mx_secret_free((char *)o->passwords[i].p);
+    }
     o->url_count = 0;
 }
 
@@ -316,7 +392,8 @@ static int take_shared(mx_options *o, int argc, char **argv, int at, int environ
 
 static void from_environment(mx_options *o) {
     for (int i = 0; i < KNOWN; i++) {
-        const char *value = table[i].environment ? getenv(table[i].environment) : NULL;
+        const char *name = table[i].environment;
+        const char *value = !name ? NULL : table[i].id == URL ? mx_secret_environment(name) : getenv(name);
         if (value && *value) take(o, i, table[i].environment, value);
     }
 }
@@ -337,21 +414,18 @@ static int take_options(mx_options *o, int argc, char **argv, int *environment_u
 
 static char **copy(int argc, char **argv) {
     char **to = mx_zalloc((size_t)(argc + 1) * sizeof *to);
-    for (int i = 0; i < argc; i++) to[i] = mx_strndup(argv[i], strlen(argv[i]));
+    for (int i = 0; i < argc; i++) to[i] = mx_secret(argv[i], strlen(argv[i]));
     return to;
 }
 
 static void forget_given(mx_options *o) {
-    for (char **word = o->given; word && *word; word++) {
-        explicit_bzero(*word, strlen(*word));
-        free(*word);
-    }
+    for (char **word = o->given; word && *word; word++) mx_secret_free(*word);
     free(o->given);
     o->given = NULL;
 }
 
 void mx_options_parse(mx_options *o, int argc, char **argv) {
-    *o = (mx_options){.turn_limit = -1, .drain = 25, .given = copy(argc, argv)};
+    *o = (mx_options){.turn_limit = -1, .drain = 25, .eval_limit = 0.05, .given = copy(argc, argv)};
     from_environment(o);
     int environment_urls = o->url_count, environment_workers = o->workers, is_command,
         at = take_options(o, argc, argv, &environment_urls, &is_command);
@@ -359,13 +433,18 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
         at++;
         if (strcmp(o->command, "test")) argc = take_shared(o, argc, argv, at, environment_urls);
     } else if (!o->command && !o->eval && !o->exit_now) {
-        if (at == argc) misuse(o, "no script given; try: mxrun -u mem:// FILE, or mxrun --help%s%s", "", "");
+        if (at == argc && o->interactive) o->eval = "";
+        else if (at == argc) misuse(o, "no script given; try: mxrun -u mem:// FILE, or mxrun --help%s%s", "", "");
         else o->file = argv[at++];
     }
     if (o->command) {
-        if (o->workers != environment_workers) misuse(o, "option -w is for scripts, not for %s%s", o->command, "");
+        if (o->workers != environment_workers)
+            misuse(o, "option -w is for scripts, not for %s%s", o->command,
+                   strcmp(o->command, "bench") ? "" : "; it has its own, behind its name");
         o->workers = 0;
     }
+    if (o->interactive && (o->workers || o->command))
+        misuse(o, "option -i is for one process that runs a script; with -w use --socket, and mxrun attach%s%s", "", "");
     if (o->watch && !o->file && !o->exit_now) misuse(o, "option --watch is for a FILE, and there is none%s%s", "", "");
     /* a spec may block, on a program that it runs for instance */
     if (o->turn_limit < 0) o->turn_limit = o->command && !strcmp(o->command, "test") ? 60 : 5;
@@ -377,6 +456,7 @@ void mx_options_parse(mx_options *o, int argc, char **argv) {
 void mx_options_fini(mx_options *o) {
     forget_urls(o);
     free(o->urls);
+    free(o->passwords);
     for (int i = 0; i < o->set_count; i++) free((void *)o->set[i].key);
     free(o->set);
     forget_given(o);
