@@ -317,3 +317,75 @@ describe("deliver", function()
     assert.matches("a message has no 'header', did you mean 'headers'", e)
   end)
 end)
+
+describe("a batch handler under test", function()
+  local h
+  before_each(function()
+    h = load [[
+      local p = mx.publisher { batch = { size = 100, timeout = 600 } }
+      mx.consume_batch("rows", { size = 2, group_by = function(m) return m.headers.tenant end, handler_timeout = 0.2,
+                                 policy = function(b) return b.count > 7 end }, function(batch)
+        for i, m in ipairs(batch) do
+          local row = m.data
+          if row == "wait" then mx.sleep(600) end
+          if row == "bad" then return nil, "no row" end
+          if row == "twice" then assert(batch:fail(i, "twice")) end
+          if row == "drop" then assert(batch:reject(i, "dropped")) end
+          if row == "later" then assert(batch:retry(i, 7)) end
+        end
+        assert(p:publish("sums", { n = #batch, tenant = batch.group }))
+      end)
+      mx.consume("single", function() end)
+      mx.consume_batch("atomic", { on_error = "reject" }, function() error "no" end)
+    ]]
+  end)
+  after_each(function() h:close() end)
+
+  it("gets what is delivered together, whatever its limits say, and answers for all", function()
+    local r = h:deliver_batch("rows", { "a", "b", { body = "c" }, "d", "e" })
+    assert.equal("ack", r.decision)
+    assert.same({ n = 5 }, r.published[1].data)
+    assert.equal(5, #r.messages)
+    assert.same({ "ack", "ack" }, { r.messages[1].decision, r.messages[5].decision })
+    assert.is_true(h.consumers.rows.options.policy { count = 8 })
+  end)
+
+  it("may tell messages apart", function()
+    local r = h:deliver_batch("rows", { "a", "twice", "drop", "later", { body = "twice", attempt = 6 } })
+    assert.equal("ack", r.decision)
+    local m = r.messages
+    assert.same({ "ack", "failed", "reject", "retry", "failed" },
+                { m[1].decision, m[2].decision, m[3].decision, m[4].decision, m[5].decision })
+    assert.same({ "twice", 1, "dropped", 7, true }, { m[2].reason, m[2].delay, m[3].reason, m[4].delay, m[5].dead })
+  end)
+
+  it("fails as a whole, and says whether it would be halved", function()
+    local r = h:deliver_batch("rows", { "a", "bad" })
+    assert.same({ "failed", "no row", true, 1 }, { r.decision, r.reason, r.halved, r.messages[1].delay })
+    assert.is_nil(h:deliver_batch("rows", { "bad" }).halved)
+    r = h:deliver_batch("atomic", { "a", "b" })
+    assert.same({ "failed", false }, { r.decision, r.halved })
+    r = h:deliver_batch("rows", { "a", "wait" })
+    assert.equal("failed", r.decision)
+    assert.matches("time limit of 0.2 s", r.reason)
+    assert.equal("ack", h:deliver_batch("rows", { "a" }).decision)
+  end)
+
+  it("has one group", function()
+    local function of(tenant) return { body = "a", headers = { tenant = tenant } } end
+    assert.equal("x", h:deliver_batch("rows", { of "x", of "x" }).published[1].data.tenant)
+    local ok, e = pcall(h.deliver_batch, h, "rows", { of "x", of "y" })
+    assert.is_false(ok)
+    assert.matches("of different groups", e)
+  end)
+
+  it("is told from one for single messages", function()
+    assert.matches("is consumed in batches: h:deliver_batch", select(2, pcall(h.deliver, h, "rows", "a")))
+    assert.matches("is not consumed in batches: h:deliver", select(2, pcall(h.deliver_batch, h, "single", { "a" })))
+    assert.matches("expected a list of messages", select(2, pcall(h.deliver_batch, h, "rows", {})))
+    assert.matches("nothing consumes \"row\", did you mean 'rows'", select(2, pcall(h.deliver_batch, h, "row", { "a" })))
+    local ok, e = pcall(load, 'mx.consume_batch("q", { size = 500, prefetch = 100 }, print)')
+    assert.is_false(ok)
+    assert.matches(":1: mx.consume_batch: size is 500, at most 100", tostring(e))
+  end)
+end)

@@ -43,6 +43,12 @@ function M.of(c, msg, attempt, receipts, ok, answer, why)
   return said and result or failed(c, msg, attempt, result)
 end
 
+-- What a batch's handler said of one message: name and why as batch:fail and its like had them.
+function M.told(c, msg, attempt, name, why)
+  if name == "fail" then return failed(c, msg, attempt, why == nil and "the handler gave no reason" or why) end
+  return SAYS[name](c, why)
+end
+
 -- A consumer with manual = true: a msg whose settling methods tell decide(result); the delivery itself is acked.
 function M.manual(c, msg, decide)
   local methods, settled = {}, false

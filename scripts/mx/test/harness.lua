@@ -8,7 +8,8 @@
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
 local conns, publish, consume = require "mx.conn", require "mx.publish", require "mx.consume"
 local strict, json, generation = require "mx.strict", require "mx.json", require "mx.generation"
-local capture, decision = require "mx.test.capture", require "mx.test.decision"
+local capture, decision, batches = require "mx.test.capture", require "mx.test.decision", require "mx.test.batches"
+local paths = require "mx.paths"
 
 local M = {}
 local Harness = {}
@@ -67,6 +68,7 @@ local function send_and_wait(h, publisher, ...)
 end
 
 local function tapped(h, publisher)
+  publisher.batch = nil                   -- a test does not wait for more
   function publisher.publish_async(p, key, body, opts) return send(h, p, p.exchange, key, body, opts) end
   function publisher.publish(p, key, body, opts) return send_and_wait(h, p, p.exchange, key, body, opts) end
   return publisher
@@ -99,7 +101,7 @@ local function observed(h, number, handler)
   end
 end
 
-local function add_consumer(h, queue, options, handler)
+local function add_consumer(h, queue, options, handler, make)
   if type(options) == "function" and handler == nil then options, handler = nil, options end
   local o = {}
   for k, v in pairs(options or {}) do o[k] = v end
@@ -109,11 +111,17 @@ local function add_consumer(h, queue, options, handler)
   o.args, o.exclusive = type(o.args) ~= "table" and o.args or nil, nil
   local watched = type(handler) == "function" and observed(h, number, handler) or handler
   h.consumers[number] = entry
-  local c = at_script(consume.consume, h.wire, queue, o, watched)
+  local c
+  if make then c = at_script(make, h, entry, h.wire, queue, o, handler) else c = at_script(consume.consume, h.wire, queue, o, watched) end
   entry.consumer, c.test_retry, c.script = c, c.retry, handler
   c.retry = { max = 0 }                   -- what follows a failure is answered, not done
   h.consumers[name] = entry
   return c
+end
+
+local function add_batch_consumer(h, queue, options, handler)
+  if type(options) == "function" and handler == nil then options, handler = nil, options end
+  return add_consumer(h, queue, options, handler, batches.consume)
 end
 
 -- mx.call ---------------------------------------------------------------------------------------------------------
@@ -157,7 +165,8 @@ local function connection(h, options)
   end
   function conn.publish(self, ...) return send_and_wait(h, self:publisher(), ...) end
   function conn.publish_async(self, ...) return send(h, self:publisher(), ...) end
-  function conn.consume(_, ...) return add_consumer(h, ...) end
+  function conn.consume(_, queue, opts, handler) return add_consumer(h, queue, opts, handler) end
+  function conn.consume_batch(_, ...) return add_batch_consumer(h, ...) end
   function conn.call(_, ...) return answered(h, ...) end
   return conn
 end
@@ -184,7 +193,8 @@ end
 local function doubles(h)
   local calls = {}
   for name, call in pairs(conns.calls) do calls[name] = { unpack(call) } end
-  calls.consume[1] = function(_, ...) return add_consumer(h, ...) end
+  calls.consume[1] = function(_, queue, options, handler) return add_consumer(h, queue, options, handler) end
+  calls.consume_batch[1] = function(_, ...) return add_batch_consumer(h, ...) end
   return {
     ["mx.conn"] = setmetatable({
       new = function(options) return connection(h, options) end, calls = calls,
@@ -204,6 +214,23 @@ local function doubles(h)
   }
 end
 
+-- A workload is not played: what it would declare, publish to and consume.
+local function workload(h, mx, make)
+  return function(description)
+    local w, where = at_script(make, description), capture.where()
+    if w.topology then assert(at_script(mx.topology, w.topology)) end
+    for _, group in ipairs(w.producers) do
+      for _, key in ipairs(type(group.key) == "table" and group.key or { group.key }) do
+        h.targets[#h.targets + 1] = { exchange = group.exchange, key = type(key) == "string" and key or nil, where = where }
+      end
+    end
+    for _, queue in ipairs((require "mx.bench.workload".queues(w))) do
+      h.consumers[#h.consumers + 1] = { queue = queue, options = {}, line = where }
+    end
+    return w
+  end
+end
+
 -- mx.lua once more, over the doubles; what else it loads is not kept.
 local function instance(h)
   local loaded, before = package.loaded, {}
@@ -216,6 +243,7 @@ local function instance(h)
   if not ok then error(mx, 0) end
   for k, v in pairs(h.options.config or before.mx.config) do mx.config[k] = v end
   mx.stop = function() h.stopped = true end
+  mx.workload = workload(h, mx, mx.workload)
   mx.tcp = function(...)
     if h.tcp then return h.tcp(...) end
     return nil, err.new("connection", "mx.tcp: a script under test has no network, and the test no h.tcp", { op = "connect" })
@@ -236,10 +264,13 @@ local function environment(h, mx, file, args)
     if not f then error(e, 0) end
     return setfenv(f, env)
   end
+  local beside, beside_c = paths.beside(file)
+  if not package.cpath:find(beside_c, 1, true) then package.cpath = beside_c .. package.cpath end
   function env.require(name)
     if modules[name] ~= nil then return modules[name] end
-    local path = package.searchpath(name, package.path)
-    if not path or path:sub(1, 1) == "/" and not generation.modules[name] then return require(name) end
+    local own = package.searchpath(name, beside)
+    local path = own or package.searchpath(name, package.path)
+    if not path or path:sub(1, 1) == "/" and not own and not generation.modules[name] then return require(name) end
     local value = chunk(path)(name)
     modules[name] = value == nil or value
     return modules[name]
@@ -338,23 +369,21 @@ local function replies(h, queue)
   return list
 end
 
--- Hands a message to the handler of the queue's consumer: a string or a table as body, fields as of msg beside it
--- (headers, key, attempt ...); or one table of fields with body or data in it. Waits for the handler. Answers
--- { decision = "ack" | "reject" | "retry" | "requeue" | "failed", reason, delay (without its jitter), published = { ... } },
--- with reply_to also replies = { ... }.
-function Harness:deliver(queue, value, fields)
+local function consumer_of(self, method, queue)
   local entry = self.consumers[queue]
-  if not entry or type(queue) ~= "string" then
-    local names = {}
-    for _, c in ipairs(self.consumers) do names[#names + 1] = c.queue end
-    error(("h:deliver: nothing consumes %q%s"):format(tostring(queue), check.nearest(tostring(queue), names)), 2)
-  end
+  if entry and type(queue) == "string" then return entry end
+  local names = {}
+  for _, c in ipairs(self.consumers) do names[#names + 1] = c.queue end
+  error(("h:%s: nothing consumes %q%s"):format(method, tostring(queue), check.nearest(tostring(queue), names)), 3)
+end
+
+-- Publishes a message that belongs to the run. The options that it went with | nil, err
+local function bring(self, run, queue, value, fields)
   local body, exchange, key, opts = message(queue, value, fields)
   count = count + 1
   opts.id = opts.id or "test-" .. count
-  if self.runs[opts.id] then error("h:deliver: a message with the id " .. opts.id .. " is being handled", 2) end
-  local run = { published = {}, receipts = {}, done = task.chan(1) }
-  self.runs[opts.id] = run
+  if self.runs[opts.id] then error("h:deliver: a message with the id " .. opts.id .. " is being handled", 3) end
+  self.runs[opts.id], run.ids[#run.ids + 1] = run, opts.id
   if opts.reply_to then assert(self.wire:queue(opts.reply_to, { durable = false })) end
   if exchange ~= "" then
     if exchange:sub(1, 4) ~= "amq." then assert(self.wire:exchange(exchange, "direct")) end
@@ -364,11 +393,56 @@ function Harness:deliver(queue, value, fields)
   end
   local ok, e = publish.send_and_wait(self.wire:publisher(), exchange, key, body, opts)
   if ok and exchange ~= "" then self.wire:unbind(queue, exchange, key) end
-  local result
-  if ok then result, e = run.done:get(entry.consumer.timeout + 10) end
-  self.runs[opts.id] = nil
+  if not ok then return nil, e end
+  return opts
+end
+
+local function new_run() return { published = {}, receipts = {}, ids = {}, done = task.chan(1) } end
+
+local function result_of(self, run, entry)
+  local result, e = run.done:get(entry.consumer.timeout + 10)
+  for _, id in ipairs(run.ids) do self.runs[id] = nil end
   if not result then error(e, 0) end
+  return result
+end
+
+-- Hands a message to the handler of the queue's consumer: a string or a table as body, fields as of msg beside it
+-- (headers, key, attempt ...); or one table of fields with body or data in it. Waits for the handler. Answers
+-- { decision = "ack" | "reject" | "retry" | "requeue" | "failed", reason, delay (without its jitter), published = { ... } },
+-- with reply_to also replies = { ... }.
+function Harness:deliver(queue, value, fields)
+  local entry = consumer_of(self, "deliver", queue)
+  if entry.turn then error(("h:deliver: %q is consumed in batches: h:deliver_batch"):format(queue), 2) end
+  local run = new_run()
+  local opts, e = bring(self, run, queue, value, fields)
+  if not opts then
+    for _, id in ipairs(run.ids) do self.runs[id] = nil end
+    error(e, 0)
+  end
+  local result = result_of(self, run, entry)
   if opts.reply_to then result.replies = replies(self, opts.reply_to) end
+  return result
+end
+
+local function deliver_all(self, entry, queue, list)
+  local run = new_run()
+  entry.expected = #list
+  for i = 1, #list do assert(bring(self, run, queue, list[i])) end
+  return result_of(self, run, entry)
+end
+
+-- Hands messages to the handler of the queue's mx.consume_batch as one batch, whatever its limits and its policy are; each a
+-- body or a table of fields. Waits for one run of the handler. Answers what deliver does of the batch, messages = { ... }
+-- with the same of each, and halved = true when it failed and would be run again by halves.
+function Harness:deliver_batch(queue, list)
+  local entry = consumer_of(self, "deliver_batch", queue)
+  if not entry.turn then error(("h:deliver_batch: %q is not consumed in batches: h:deliver"):format(queue), 2) end
+  if type(list) ~= "table" or list[1] == nil then error("h:deliver_batch: expected a list of messages", 2) end
+  entry.turn:acquire()
+  local ok, result = pcall(deliver_all, self, entry, queue, list)
+  entry.turn:release()
+  if not ok then error(result, 0) end
+  if result.failure then error(result.failure, 2) end
   return result
 end
 
