@@ -105,20 +105,41 @@ mx.tcp = require("mx.tcp").tcp
 mx.counter, mx.gauge, mx.histogram = metrics.counter, metrics.gauge, metrics.histogram
 function mx.stats() return stats.stats() end
 mx.memory = { limit = memory.limit, collect_at = memory.collect_at, watch = memory.watch, ladder = memory.ladder, stats = memory.stats }
+-- What looks for leaks is loaded when it is first asked for.
+for name, module in pairs { snapshot = "mx.leaks", top = "mx.leaks", who = "mx.who" } do
+  mx.memory[name] = function(...) return require(module)[name](...) end
+end
 mx.pool = { stats = function()
   local s = conns.stats()
   s.objects = memory.pools()
   return s
 end }
 
+-- Traces
+local span = require "mx.trace".span
+function mx.trace(name, f, ...)
+  check.arg(1, "mx.trace", name, "string")
+  check.arg(2, "mx.trace", f, "function")
+  return span(name, f, ...)
+end
+
 -- Health
 mx.health = require("mx.health").api
+
+-- Profiles
+mx.profile = require("mx.profile").api
 
 -- Events
 mx.on = event.on
 
 -- Drains and exits; returns at once.
 function mx.stop() turn.request_stop() end
+
+-- Benchmarks: what mxrun bench plays.
+function mx.workload(description)
+  check.args("mx.workload", { "table" }, description)
+  return require("mx.bench.workload").new(description)
+end
 
 mx.error = err.new
 

@@ -65,7 +65,7 @@ local function subscribe(self)
     inbox, ticket = own_queue(self)
     if not inbox then return nil, ticket end
   end
-  local waited, a, reply = pcall(turn.await, ticket)
+  local waited, a, reply = pcall(turn.await, ticket, "consume")
   if waited and not (reply and reply.code < 0) then return inbox end
   C.mx_inbox_close(inbox, 0)
   if not waited then error(a, 0) end
@@ -140,7 +140,7 @@ function M.call(conn, exchange, key, body, opts)
     local ok, reason = r:wait()
     if not ok then line:wake(false, reason) end
   end)
-  local reply, reason = line:wait(math.max(0, due - C.mx_now()), "call")
+  local reply, reason = line:wait(math.max(0, due - C.mx_now()), "call", nil, timeout)
   self.pending[id] = nil
   if reply then return reply end
   return nil, reason

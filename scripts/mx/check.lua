@@ -19,6 +19,7 @@ local function is_own(source)
   if module then return package.loaded["mx." .. module:gsub("/", ".")] ~= nil end
   return source:find("^[/.]", #base + 1)
 end
+M.is_own = is_own
 
 -- The level, seen from the function that calls this, of the first function that is not mxrun's own.
 local function script_level()

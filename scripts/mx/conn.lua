@@ -1,8 +1,9 @@
 -- A connection as scripts see it: links for publishing and links for consuming, opened when first used.
+local C = require "ffi".C
 local turn, wait, check = require "mx.turn", require "mx.wait", require "mx.check"
 local url, log, publish, topology = require "mx.url", require "mx.log", require "mx.publish", require "mx.topology"
 local dial, pool = require "mx.dial", require "mx.pool"
-local consume, dlq, calls = require "mx.consume", require "mx.dlq", require "mx.call"
+local consume, dlq, calls, batch = require "mx.consume", require "mx.dlq", require "mx.call", require "mx.batch"
 local event, task = require "mx.event", require "mx.task"
 
 local M = { open = {} }
@@ -17,6 +18,7 @@ local OPTIONS = {
   connect_timeout = "seconds", rpc_timeout = "seconds", reconnect = "table", max_body = "bytes",
   tls = "table", pool = "table", channels = "table",
 }
+M.OPTIONS = OPTIONS
 local RECONNECT = { base = "seconds", max = "seconds", jitter = "boolean" }
 local POOL = { min = "integer>0", max = "integer>0", idle = "seconds" }
 local CHANNELS = { max = "integer>0", borrow_timeout = "seconds" }
@@ -42,17 +44,20 @@ end
 -- What there is to connect to | nil, err
 local function addresses_of(o)
   local list, texts = {}, {}
+  local password = o.password_env and C.mx_environment(o.password_env)
+  if password and password.p == nil then
+    return nil, dial.failed("config", "the environment has no " .. o.password_env .. " (password_env)")
+  end
   for i, text in ipairs(o.urls or { o.url or "" }) do
-    if type(text) ~= "string" then check.fail("mx.connect: number " .. i .. " of urls is no string, but a " .. type(text)) end
+    if type(text) ~= "string" and not url.is_given(text) then
+      check.fail("mx.connect: number " .. i .. " of urls is no string, but a " .. type(text))
+    end
     local address, e = url.parse(text)
     if not address then return nil, e end
-    address.password = o.password_env and os.getenv(o.password_env) or address.password
+    address.password = password or address.password
     list[i], texts[i] = address, address.text
   end
   if #list == 0 then check.fail "mx.connect: urls is empty" end
-  if o.password_env and not os.getenv(o.password_env) then
-    return nil, dial.failed("config", "the environment has no " .. o.password_env .. " (password_env)")
-  end
   return list, table.concat(texts, ", ")
 end
 
@@ -96,6 +101,7 @@ function Conn:publish_async(exchange, key, body, opts) return publish.send(self:
 M.calls = {
   topology = { topology.topology, "table" }, queue = { topology.script_queue, "string", "table?" },
   exchange = { topology.exchange, "string", "table|string?" }, consume = { consume.consume, "name", "table|function?" },
+  consume_batch = { batch.consume, "name", "table|function?" },
   bind = { topology.bind, "name", "string", "string?", "table?" },
   unbind = { topology.unbind, "name", "string", "string?", "table?" },
   bind_exchange = { topology.bind_exchange, "string", "string", "string?", "table?" },

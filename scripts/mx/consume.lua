@@ -1,150 +1,35 @@
--- Consuming: a consumer's life, its subscriptions and the tasks that serve them.
+-- Consuming: a consumer's life and its subscriptions.
 --
 -- Each start makes a subscription of its own: an inbox, and who still needs it. A stop ends it: nothing new is taken, and
 -- the inbox closes when the last handler and the last aside have left, whoever waits for that or not.
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, task, err, check = require "mx.turn", require "mx.task", require "mx.err", require "mx.check"
-local msg, settle, verdict, order = require "mx.msg", require "mx.settle", require "mx.verdict", require "mx.order"
+local msg, settle, order, serve = require "mx.msg", require "mx.settle", require "mx.order", require "mx.serve"
 local topology, fieldtable, stream = require "mx.topology", require "mx.fieldtable", require "mx.stream"
 local wait, log, event, poison = require "mx.wait", require "mx.log", require "mx.event", require "mx.poison"
 local series, generation = require "mx.series", require "mx.generation"
+local hold, trace = require "mx.hold", require "mx.trace"
 local type, error, setmetatable, ipairs = type, error, setmetatable, ipairs
 
 -- open: consumers, for the exit rule and the drain; starting: how many wait for their subscription; hists: what is
 -- measured of a queue, while one of its consumers is there; on_leave is told of a consumer before it leaves open
-local M = { open = {}, starting = 0, hists = setmetatable({}, { __mode = "v" }), on_leave = function() end }
+local M = { open = hold.open, starting = 0, hists = setmetatable({}, { __mode = "v" }), on_leave = function() end }
 function M.setup()
   msg.setup()
   poison.setup()
-end
-
--- What a line of the log from a handler is about.
-function log.context()
-  local d = turn.current
-  local sub = d and d.seq and d.consumer
-  local m = sub and settle.unsettled(sub, d.seq)
-  if not m then return nil end
-  local attempt = msg.Ref(m, d.seq, sub.number).attempt
-  return { queue = sub.queue, key = ffi.string(m.key, m.key_size), tag = tonumber(m.tag), attempt = attempt > 1 and attempt or nil }
-end
-
--- Handlers and their time limit -------------------------------------------------------------------------------------
-
--- The time limit of a handler that waits, counted from its first wait. Called at each wait.
-local function limit(d)
-  if d.mark then poison.park() end
-  if d.limit or d.late then return end
-  d.limit = C.mx_wait_new(turn.waits, d.consumer.timeout)
-  turn.notify(d.limit, d)
-end
-
--- A server task is called by the post of its limit: the delivery has failed, and the wait raises.
-local function on_limit(d)
-  local sub = d.consumer
-  d.limit, d.late, d.look = nil, true, true
-  local e = err.new("timeout", "the handler ran past its time limit of " .. sub.timeout .. " s")
-  verdict.fail(sub, d.seq, e)
-  turn.raise(d, e)
-end
-
--- The handler of d has ended, and with it what its next wait was to raise: true when its delivery was settled before, and
--- the receipts of what it published.
-local function end_of(d)
-  local late, sent = d.late, d.sent
-  if d.limit then turn.forget(d.limit) end
-  if d.mark then poison.leave(d) end
-  if d.raise then d.raise = nil end
-  d.limit, d.sent, d.late, d.look = nil, nil, false, d.consumer.manual
-  return late, sent
-end
-
--- What all server tasks of a subscription share; thousands may be parked, so each holds little of its own.
-local function shared(sub)
-  local function on_idle(d)
-    end_of(d)
-    sub.active, sub.consumer.active, sub.busy = sub.active - 1, sub.consumer.active - 1, sub.busy - 1
-    if d.once then sub.tasks[d] = nil else sub.idle[#sub.idle + 1] = d end
-    turn.t.again = 1
-    if sub.stopping then sub.left() end
-  end
-  return { __call = on_limit, __index = {
-    consumer = sub, number = sub.number, generation = sub.generation, delivery = true,
-    on_park = limit, on_idle = on_idle, on_publish = verdict.on_publish,
-    on_wake = poison.is_watched(sub) and poison.on_wake or nil,
-  } }
-end
-
--- A handler returned: true when its loop has to leave, since the inbox is gone.
-local function decide(d, seq, answer, why)
-  local sub = d.consumer
-  local late, sent = end_of(d)
-  if not late then verdict.decided(sub, seq, answer, why, sent) end
-  return sub.over
-end
-
--- A handler raised.
-local function failed(d, seq, e)
-  if not end_of(d) then verdict.fail(d.consumer, seq, e) end
-  return d.consumer.over
-end
-
-local function count_in(sub)
-  sub.active, sub.consumer.active, sub.busy = sub.active + 1, sub.consumer.active + 1, sub.busy + 1
-end
-
-local function new_task(sub)
-  local d = turn.serve(sub)
-  d.look = sub.manual
-  sub.tasks[d] = true
-  return d
-end
-
--- A task that runs the handler once more, for a delivery that was taken before.
-local function once(sub, seq)
-  local d = new_task(sub)
-  d.once = "to do"
-  d.loop = function()
-    if d.once == "done" then return end
-    d.once, d.seq = "done", seq
-    local m = settle.unsettled(sub, seq)
-    if m then decide(d, seq, sub.handler(msg.Ref(m, seq, sub.number))) end
-  end
-  count_in(sub)
-  return d
-end
-
-local function drain(sub)
-  local inbox, t, c = sub.inbox, turn.t, sub.consumer
-  local tick = t.tick
-  while not sub.stopping and c.active < c.concurrency and (inbox.head ~= inbox.tail or sub.ready and sub.ready()) do
-    local d = table.remove(sub.idle) or new_task(sub)
-    count_in(sub)
-    turn.run(d, d)
-    if t.tick ~= tick then
-      t.again = 1
-      return
-    end
-  end
 end
 
 -- Subscriptions -------------------------------------------------------------------------------------------------------
 
 local tags = 0
 
-local function remove(list, x)
-  for i = #list, 1, -1 do
-    if list[i] == x then table.remove(list, i) end
-  end
-end
-
 local function closed(sub)
   local c = sub.consumer
   sub.closed = true
   if c.sub == sub then c.sub = nil end
-  c.live = c.live - 1
   M.on_leave(c)
-  if c.live == 0 then remove(M.open, c) end
+  hold.leave(c)
   topology.leave(c.conn, c.queue)
   sub.line:wake_all(true)
 end
@@ -169,7 +54,8 @@ end
 
 local function close(sub)
   if sub.over then return end
-  if sub.stream then stream.note(sub) end
+  if sub.stream and sub.consumer.sub == sub then stream.note(sub) end    -- nobody has gone on yet
+  turn.remove_drain(sub.drain)
   give_back(sub)
   counted(sub, sub.counts)
   settle.sum_up(sub)
@@ -185,7 +71,7 @@ local function stop(sub)
   if sub.stopping then return end
   sub.stopping = true
   if sub.starting then return end
-  turn.remove_drain(sub.drain)
+  if sub.flush then sub.flush() else turn.remove_drain(sub.drain) end
   settle.hurry(sub)
   local ticket = C.mx_wait_new(turn.waits, -1)
   turn.notify(ticket, function()
@@ -198,6 +84,7 @@ end
 -- Its handlers are not waited for any more: what they hold goes back, and what they do later settles nothing.
 local function give_up(sub)
   for d in pairs(sub.tasks) do d.look, d.late = true, true end
+  if sub.drop then sub.drop() end
   give_back(sub)
   return sub.busy
 end
@@ -231,7 +118,7 @@ local function subscribe(sub)
     turn.forget(ticket)
     return nil, err.of_code(err.number.validation, "consume", "consume: " .. ffi.string(C.mx_refusal()))
   end
-  local ok, a, reply = pcall(turn.await, ticket)
+  local ok, a, reply = pcall(turn.await, ticket, "consume")
   if ok and not (reply and reply.code < 0) then
     sub.link = link
     return inbox
@@ -246,12 +133,12 @@ local function new_subscription(c)
   local sub = setmetatable({
     consumer = c, starting = true, active = 0, busy = 0, idle = {}, tasks = {}, line = wait.line(),
     asides = {}, acks = {}, pauses = {}, again = {},
-    refused = 0, pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0, Ref = msg.Ref, decide = decide, failed = failed,
+    refused = 0, pace = 0.01, requeued_at = 0, log_since = 0, log_count = 0,
   }, { __index = c })
   sub.number = msg.number()
-  sub.task = shared(sub)
-  sub.once = function(seq) return once(sub, seq) end
-  sub.drain = function() drain(sub) end
+  serve.equip(sub)
+  sub.cease = function() stop(sub) end
+  sub.queued = function() return 0 end                  -- how much waits for a handler's place
   sub.left = function()
     if sub.cancelled and sub.busy == 0 then close(sub) else sub.line:wake_all(true) end
   end
@@ -260,11 +147,11 @@ end
 
 local function opened(sub, inbox)
   local c = sub.consumer
-  sub.inbox, sub.starting = inbox, false
+  sub.inbox, sub.starting, inbox.wait = inbox, false, c.measures.wait
   msg.subs[sub.number] = sub
-  c.live = c.live + 1
-  if c.live == 1 then M.open[#M.open + 1] = c end
+  hold.join(c)
   if sub.order_by then sub.serve = order.serve(sub, sub.order_by) end
+  if sub.attach then sub.attach(sub) end
   turn.add_drain(sub.drain)
   turn.t.again = 1
   sub.line:wake_all(true)
@@ -299,6 +186,7 @@ local SCHEMA = {
   prefetch = "integer>=0", concurrency = "integer>0", timeout = "seconds", auto_ack = "boolean", exclusive = "boolean",
   priority = "integer", args = "table", retry = "table", manual = "boolean", order_by = "function",
 }
+M.OPTIONS = SCHEMA
 local RETRY = {
   max = "integer>=0", base = "seconds", factor = "number>0", max_delay = "seconds", jitter = "boolean", delay = "function",
 }
@@ -306,22 +194,27 @@ local RETRY = {
 local Consumer = {}
 Consumer.__index = Consumer
 
--- { hist =, series = what it lies in; nil when there is no room for one }
-local function measures_of(queue)
-  if M.hists[queue] then return M.hists[queue] end
-  local s = series.new("histogram", "messaging_consume_duration_seconds", series.labels({ "queue" }, { queue }))
-  M.hists[queue] = { queue = queue, series = s, hist = s and C.mx_series_hist(s) or ffi.gc(C.mx_hist_new(), C.mx_hist_free) }
-  return M.hists[queue]
+-- A histogram, and the series that it lies in; nil when there is no room for one.
+local function hist_of(name, queue)
+  local s = series.new("histogram", name, series.labels({ "queue" }, { queue }))
+  return s and C.mx_series_hist(s) or ffi.gc(C.mx_hist_new(), C.mx_hist_free), s
 end
 
--- consumer | nil, err
-function M.consume(conn, queue, options, handler)
-  if type(options) == "function" and handler == nil then options, handler = nil, options end
-  if type(handler) ~= "function" then check.fail("mx.consume: the handler must be a function, got " .. type(handler)) end
-  local o = check.options("mx.consume", options or {}, SCHEMA)
-  local r = check.options("mx.consume: retry", o.retry or {}, RETRY)
-  if o.prefetch and o.prefetch > 65535 then check.fail("mx.consume: prefetch is " .. o.prefetch .. ", at most 65535") end
-  if o.manual and o.auto_ack then check.fail "mx.consume: manual and auto_ack exclude each other" end
+-- { hist =, wait =, what they lie in }
+local function measures_of(queue)
+  local m = M.hists[queue]
+  if m then return m end
+  m = { queue = queue }
+  m.hist, m.hist_series = hist_of("messaging_consume_duration_seconds", queue)
+  m.wait, m.wait_series = hist_of("messaging_consume_wait_seconds", queue)
+  M.hists[queue] = m
+  return m
+end
+
+-- What consume and consume_batch have in common; o: checked options, more: what the consumer has besides. consumer | nil, err
+function M.make(what, conn, queue, o, handler, more)
+  local r = check.options(what .. ": retry", o.retry or {}, RETRY)
+  if o.prefetch and o.prefetch > 65535 then check.fail(what .. ": prefetch is " .. o.prefetch .. ", at most 65535") end
   local c = setmetatable({
     conn = conn, queue = queue, generation = generation.mine(),
     handler = handler, script = handler, prefetch = o.prefetch or 256, concurrency = o.concurrency or 1,
@@ -331,12 +224,29 @@ function M.consume(conn, queue, options, handler)
     retry = { max = r.max or 5, base = r.base or 1, factor = r.factor or 2, max_delay = r.max_delay or 60,
               jitter = r.jitter ~= false, delay = r.delay },
   }, Consumer)
-  c.hist = c.measures.hist
-  if stream.is(conn, queue, o) then c.stream, c.handler = true, stream.noting(c, handler) end
-  if poison.is_watched(c) then c.handler = poison.watching(c, handler) end
+  c.hist, c.stream = c.measures.hist, stream.is(what, conn, queue, o)
+  c.stopwatch = ffi.new("mx_pace", c.hist, 63)
+  for k, v in pairs(more or {}) do c[k] = v end
+  if not c.attach and c.stream then c.handler = stream.noting(c, handler) end
+  if not c.attach and poison.is_watched(c) then c.handler = poison.watching(c, c.handler) end
+  if trace.on then c.handler = trace.handling(c, c.handler) end
   local ok, e = start(c)
   if not ok then return nil, e end
   return c
+end
+
+-- The options and the handler that a consumer is made with: options may be left out.
+function M.arguments(what, options, handler, schema)
+  if type(options) == "function" and handler == nil then options, handler = nil, options end
+  if type(handler) ~= "function" then check.fail(what .. ": the handler must be a function, got " .. type(handler)) end
+  return check.options(what, options or {}, schema), handler
+end
+
+-- consumer | nil, err
+function M.consume(conn, queue, options, handler)
+  local o, f = M.arguments("mx.consume", options, handler, SCHEMA)
+  if o.manual and o.auto_ack then check.fail "mx.consume: manual and auto_ack exclude each other" end
+  return M.make("mx.consume", conn, queue, o, f)
 end
 
 -- Whether the current task is a handler of the subscription.
@@ -358,14 +268,14 @@ function Consumer:stop(timeout)
   local due = timeout and C.mx_now() + check.seconds(timeout)
   turn.here()
   self.unwanted = true
-  M.release(self)
+  hold.release(self)
   if not sub then return true end
   stop(sub)
   if sub.starting then return true end                  -- it ends as soon as the broker has answered
   local own = is_own(sub) and 1 or 0
   sub.inside = (sub.inside or 0) + own
   local ok = wait_until(sub, function()
-    return sub.closed or own == 1 and sub.cancelled and sub.busy <= sub.inside
+    return sub.closed or own == 1 and sub.cancelled and sub.busy - sub.queued() <= sub.inside
   end, due)
   sub.inside = sub.inside - own
   if ok then return true end
@@ -393,7 +303,9 @@ function Consumer:stats()
   local sub = self.sub
   local ib = sub and not sub.over and sub.inbox
   if ib then counted(sub, counts) end
-  return { count = counts.delivered, in_flight = ib and settle.taken(ib) or 0, acked = counts.acked,
+  local batches = self.batches and 0
+  for _, n in pairs(self.batches or {}) do batches = batches + n end
+  return { count = counts.delivered, batches = batches, in_flight = ib and settle.taken(ib) or 0, acked = counts.acked,
            rejected = self.counts.rejected, retried = self.counts.retried, failed = self.counts.failed,
            requeued = counts.requeued, stuck = self.counts.stuck }
 end
@@ -406,59 +318,7 @@ local function look(sub)
   sub.refused = ib.refused
 end
 
--- Holding: taking nothing for a while, though the script did not say so ----------------------------------------------
-
--- Nothing is taken until each reason that there was is over; what is under way goes on.
-function M.hold(c, why)
-  if c.unwanted then return end
-  if c.held then
-    c.held[why] = true
-    return
-  end
-  c.held, c.live = { [why] = true }, c.live + 1          -- it stays in M.open meanwhile
-  topology.use(c.conn, c.queue)
-  if c.sub then stop(c.sub) end
-end
-
--- Without a reason: of all.
-function M.release(c, why)
-  if not c.held then return end
-  if why then
-    c.held[why] = nil
-    if next(c.held) then return end
-  end
-  c.held = nil
-  turn.start(function()
-    if not c.unwanted and not c.conn.closing and not task.stopping then c:resume() end
-  end, function(ok, e)
-    if not ok and not task.stopping then log.error("consuming again failed", { queue = c.queue, error = task.text_of(e) }) end
-    c.live = c.live - 1
-    if c.live == 0 then remove(M.open, c) end
-    topology.leave(c.conn, c.queue)
-  end)
-end
-
--- Subscribes again with another prefetch: that of a subscription never changes.
-local function prefetch(c, n)
-  if c.prefetch == n then return end
-  c.prefetch = n
-  if c.held or c.unwanted then return end
-  M.hold(c, "prefetch")
-  M.release(c, "prefetch")
-end
-
-function M.lower(c, factor)
-  if c.lowered or c.prefetch == 0 then return end
-  c.lowered = c.prefetch
-  prefetch(c, math.max(1, math.floor(c.prefetch / factor)))
-end
-
-function M.raise(c)
-  if not c.lowered then return end
-  local n = c.lowered
-  c.lowered = nil
-  prefetch(c, n)
-end
+-- Recovery -----------------------------------------------------------------------------------------------------------
 
 -- Until the consumer has a subscription again, or nobody wants one any more.
 local function recover(c, ended)
@@ -482,14 +342,14 @@ end
 
 -- Its subscription is gone; what its handlers still hold goes to somebody else, and what they do settles nothing.
 local function resubscribe(c, sub, ended)
-  c.live = c.live + 1                                    -- it stays in M.open meanwhile
+  hold.join(c)                                          -- it stays open meanwhile
   topology.use(c.conn, c.queue)
+  if c.stream then stream.note(sub) end
   stop(sub)
   c.sub = nil
   turn.start(recover, function(ok, e)
     if not ok and not task.stopping then log.error("consuming again failed", { queue = c.queue, error = task.text_of(e) }) end
-    c.live = c.live - 1
-    if c.live == 0 then remove(M.open, c) end
+    hold.leave(c)
     topology.leave(c.conn, c.queue)
   end, c, ended)
 end

@@ -26,9 +26,11 @@ local function options_of(conn, a)
     anchor[#anchor + 1] = text
     return topology.span(text or "")
   end
+  local password = a.password
+  if type(password) ~= "cdata" then password = span(password or "") end
   local o = ffi.new("mx_link_options", {
     scheme = span(a.scheme), host = span(a.host), port = span(a.port or ""), user = span(a.user or ""),
-    password = span(a.password or ""), vhost = span(a.vhost or ""), name = span(conn.name or "mxrun"),
+    password = password, vhost = span(a.vhost or ""), name = span(conn.name or "mxrun"),
     heartbeat = conn.heartbeat, connect_timeout = conn.connect_timeout, rpc_timeout = conn.rpc_timeout, max_body = conn.max_body,
   })
   if a.scheme == "amqps" then
@@ -66,7 +68,7 @@ local function dial(conn, address)
   local ticket = C.mx_wait_new(turn.waits, -1)
   local link = C.mx_link_open(turn.runtime, o, ticket)
   if address.scheme == "amqps" then tls.tell() end
-  local ok, raised, reply = pcall(turn.await, ticket)
+  local ok, raised, reply = pcall(turn.await, ticket, "connect")
   if ok and (not reply or reply.code >= 0) then return link, nil, anchor end
   local e = ok and M.reason(address, link)
   if ok and link.error == nil and #reply.text > 0 then e = err.of_reply("connect", reply, address.text) end

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local C = ffi.C
 local turn, log, json = require "mx.turn", require "mx.log", require "mx.json"
 local health, stats, task = require "mx.health", require "mx.stats", require "mx.task"
+local profile = require "mx.profile"
 
 local TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
@@ -25,9 +26,13 @@ M.paths["/metrics"] = function(request)
   return 200, kind, text
 end
 
+for path, f in pairs(require("mx.debug").paths) do M.paths[path] = f end
+
 local function not_found()
   local list = { "/live" }
-  for path in pairs(M.paths) do list[#list + 1] = path end
+  for path in pairs(M.paths) do
+    if not path:find "^/debug/pprof/." then list[#list + 1] = path end
+  end
   table.sort(list)
   return 404, TEXT, "there is " .. table.concat(list, ", ") .. "\n"
 end
@@ -45,7 +50,7 @@ local next_request = ffi.new "mx_http_request"
 local function serve()
   while C.mx_http_take(turn.runtime, next_request) ~= 0 do
     local id, q = next_request.id, next_request
-    local request = { path = ffi.string(q.path), query = ffi.string(q.query), accept = ffi.string(q.accept) }
+    local request = { id = id, path = ffi.string(q.path), query = ffi.string(q.query), accept = ffi.string(q.accept) }
     turn.start(M.paths[request.path] or not_found, function(...) answer(id, ...) end, request)
   end
 end
@@ -98,7 +103,8 @@ function M.setup()
   if C.mx_worker_watched() ~= 0 then tell_again() end
   local address = C.mx_http_address(turn.runtime)
   if address == nil then return end
-  log.info("serving /live /ready /health /metrics", { http = ffi.string(address) })
+  profile.watch_heap()
+  if #ffi.string(address) > 0 then log.info("serving /live /ready /health /metrics /debug/pprof/", { http = ffi.string(address) }) end
   wait()
 end
 

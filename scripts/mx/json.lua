@@ -6,7 +6,7 @@
 local ffi = require "ffi"
 local buffer = require "string.buffer"
 local err = require "mx.err"
-local cjson = require("cjson").new()
+local cjson = require("mx.paths").system("cjson").new()
 
 local type, next, rawget, tonumber, tostring, pcall, error = type, next, rawget, tonumber, tostring, pcall, error
 local setmetatable, getmetatable = setmetatable, getmetatable

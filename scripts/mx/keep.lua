@@ -4,7 +4,7 @@ local C = ffi.C
 local turn, wait, err, event = require "mx.turn", require "mx.wait", require "mx.err", require "mx.event"
 local log, dial, topology = require "mx.log", require "mx.dial", require "mx.topology"
 
--- background: how many tasks connect again for nobody in particular; impatient: a refusal by the first broker is the end
+-- background: how many tasks connect again for nobody in particular; impatient: one round is tried, for a person waits
 local M = { background = 0, impatient = false }
 
 local Keeper = {}
@@ -35,7 +35,7 @@ local function connect(k)
       return link
     end
     k.errors = k.errors + 1
-    if not k.lost and (hopeless or refused and M.impatient) then return nil, at end
+    if not k.lost and (hopeless or M.impatient) then return nil, at end
     if said ~= at.code then log.warn("cannot connect, trying again until it works", { error = tostring(at) }) end
     said = at.code
     pause(k, refused)
@@ -136,7 +136,7 @@ function Keeper:close()
   self.link = nil
   local ticket = C.mx_wait_new(turn.waits, 5)
   C.mx_link_close(link, ticket)
-  turn.await(ticket)
+  turn.await(ticket, "close")
 end
 
 return M

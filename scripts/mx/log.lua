@@ -179,7 +179,7 @@ local function is_too_many(text)
   return counts[key] > MOST
 end
 
--- What the handler that logs is about, as fields; another module knows (consume.lua).
+-- What the handler that logs is about, as fields; another module knows (serve.lua).
 function M.context() end
 
 local function emit(level, text, fields)

@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, check, log, event = require "mx.turn", require "mx.check", require "mx.log", require "mx.event"
-local task, consume, generation = require "mx.task", require "mx.consume", require "mx.generation"
+local task, hold, generation = require "mx.task", require "mx.hold", require "mx.generation"
 
 local M = {}
 
@@ -34,18 +34,18 @@ function steps.shrink_pools() C.mx_memory_shrink() end
 
 -- Consumers of a broker in this process hold nothing that it would not hold otherwise.
 local function each_remote(f)
-  for _, c in ipairs { unpack(consume.open) } do
+  for _, c in ipairs { unpack(hold.open) } do
     if c.conn.addresses[1].scheme ~= "mem" then f(c) end
   end
 end
 
-function steps.lower_prefetch() each_remote(function(c) consume.lower(c, 4) end) end
-function steps.pause_consumers() each_remote(function(c) consume.hold(c, "memory") end) end
+function steps.lower_prefetch() each_remote(function(c) hold.lower(c, 4) end) end
+function steps.pause_consumers() each_remote(function(c) hold.hold(c, "memory") end) end
 function steps.refuse_publish() C.mx_memory_refuse(1) end
 
 local undo = {
-  lower_prefetch = function() each_remote(consume.raise) end,
-  pause_consumers = function() each_remote(function(c) consume.release(c, "memory") end) end,
+  lower_prefetch = function() each_remote(hold.raise) end,
+  pause_consumers = function() each_remote(function(c) hold.release(c, "memory") end) end,
   refuse_publish = function() C.mx_memory_refuse(0) end,
 }
 
@@ -105,6 +105,7 @@ end
 -- Looking ---------------------------------------------------------------------------------------------------------
 
 local function share_of() return limit > 0 and C.mx_memory_used() / limit or 0 end
+M.share = share_of
 
 local look_later
 
@@ -223,7 +224,7 @@ end
 
 local function unacked()
   local sum = 0
-  for _, c in ipairs(consume.open) do
+  for _, c in ipairs(hold.open) do
     local sub = c.sub
     if sub and sub.inbox and not sub.over then sum = sum + C.mx_inbox_bytes(sub.inbox) end
   end
@@ -245,8 +246,8 @@ local function bytes_of_machine()
   return machine
 end
 
-local FIELDS = { "lua", "lua_peak", "objects", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls",
-                 "pools", "other", "free", "total", "limit", "rss" }
+local FIELDS = { "lua", "lua_peak", "objects", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls", "profiler",
+                 "pools", "other", "free", "retained", "total", "limit", "rss" }
 
 function M.stats()
   local m, t = ffi.new "mx_memory", turn.t
@@ -269,7 +270,7 @@ function M.pools()
     pools[ffi.string(p.name)] = { live = p.live, free = p.free, hit = asked > 0 and p.hits / asked or 1 }
   end
   local live, room = 0, 0
-  for _, c in ipairs(consume.open) do
+  for _, c in ipairs(hold.open) do
     local ib = c.sub and not c.sub.over and c.sub.inbox
     if ib then live, room = live + band(ib.tail - ib.settled, 0xffffffff), room + ib.mask + 1 end
   end

@@ -23,7 +23,7 @@ local function is_empty(q) return q.first > q.last end
 
 -- Makes the loops of a subscription's tasks, as turn.serve does for those without order: f(d) → loop.
 function M.serve(sub, key_of)
-  local inbox, t, handler, decide, number = sub.inbox, turn.t, sub.handler, sub.decide, sub.number
+  local inbox, t, decide, number = sub.inbox, turn.t, sub.decide, sub.number
   local lines, ready = {}, queue()
   sub.ready = function() return not is_empty(ready) end
 
@@ -60,7 +60,8 @@ function M.serve(sub, key_of)
   end
 
   return function(d)
-    return function()
+    return function(raised)
+      if raised then return end
       local tick = t.tick
       step(d)                                           -- after a handler that raised
       repeat
@@ -70,7 +71,7 @@ function M.serve(sub, key_of)
         d.seq = seq
         t.work = t.work + 1
         local m = ref(seq)
-        if decide(d, seq, handler(m)) then return end
+        if decide(d, seq, sub.handler(m)) then return end
         C.mx_hist_record(sub.hist, C.mx_now() - from)
         step(d)
       until t.tick ~= tick

@@ -18,16 +18,25 @@ end
 -- What was delivered without acks, and what a stream holds, is not redelivered.
 function M.is_watched(c) return running ~= nil and not c.auto_ack and not c.stream end
 
-local function begin(c, handler, m)
-  local mark = C.mx_msg_mark(m.m, c.queue, #c.queue)
-  if C.mx_mark_crashes(mark) >= CRASHES then
-    local why = ("crashed its worker %d times"):format(CRASHES)
-    log.error("a message is not run again", { queue = c.queue, id = msg.getters.id(m.m), reason = why })
-    return "reject", why
-  end
-  local d = turn.current
+-- The mark of what was redelivered, how many workers have died while it executed, and why it is not run again, or nil.
+function M.past(c, m)
+  local mark = C.mx_msg_mark(m, c.queue, #c.queue)
+  local crashes = C.mx_mark_crashes(mark)
+  if crashes < CRASHES then return mark, crashes end
+  local why = ("crashed its worker %d times"):format(CRASHES)
+  log.error("a message is not run again", { queue = c.queue, id = msg.getters.id(m), reason = why })
+  return mark, crashes, why
+end
+
+function M.enter(d, mark)
   d.mark, d.look = mark, true
   running[0] = mark
+end
+
+local function begin(c, handler, m)
+  local mark, _, why = M.past(c, m.m)
+  if why then return "reject", why end
+  M.enter(turn.current, mark)
   return handler(m)
 end
 

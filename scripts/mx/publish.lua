@@ -4,6 +4,8 @@ local C = ffi.C
 local turn, task, wait = require "mx.turn", require "mx.task", require "mx.wait"
 local err, check, receipt = require "mx.err", require "mx.check", require "mx.receipt"
 local json, fieldtable, log = require "mx.json", require "mx.fieldtable", require "mx.log"
+local trace = require "mx.trace"
+local gather, memory = require "mx.gather", require "mx.memory"
 local type, setmetatable = type, setmetatable
 
 local M = { open = {} }                 -- open: every publisher, for the exit rule and the drain
@@ -74,6 +76,9 @@ local function properties(p, o, content_type)
   return props, anchor
 end
 
+-- The same, of options as a script gives them. Raises what is a mistake in them.
+function M.properties(p, opts, content_type) return properties(p, check.options("publish", opts, SCHEMA), content_type) end
+
 -- Publishers --------------------------------------------------------------------------------------------------------
 
 local Publisher = {}
@@ -83,14 +88,24 @@ Publisher.__index = Publisher
 -- outcome, does this: what publish_async gives is the receipt of one attempt.
 local OPTIONS = {
   exchange = "string", max_in_flight = "integer>0", on_full = { "wait", "error", "drop" }, timeout = "seconds",
-  mandatory = "boolean", persistent = "boolean", confirm = "boolean", retry = "boolean|table",
+  mandatory = "boolean", persistent = "boolean", confirm = "boolean", retry = "boolean|table", batch = "table",
 }
+M.PUBLISH, M.OPTIONS = SCHEMA, OPTIONS
 local RETRY = { attempts = "integer>0", base = "seconds", max = "seconds", factor = "number>=1", jitter = "boolean" }
 
 local function retry_of(option)
   if not option then return nil end
   local r = check.options("mx.publisher: retry", option == true and {} or option, RETRY)
   return { attempts = r.attempts or 5, base = r.base or 0.1, max = r.max or 5, factor = r.factor or 2, jitter = r.jitter ~= false }
+end
+
+local function batch_of(option, window)
+  if not option then return nil end
+  local limits = gather.limits(check.options("mx.publisher: batch", option, gather.SCHEMA))
+  if limits.size > window then
+    check.fail(("mx.publisher: batch: size is %d, at most %d: max_in_flight counts what is gathered, too"):format(limits.size, window))
+  end
+  return limits
 end
 
 function M.publisher(conn, options)
@@ -100,10 +115,47 @@ function M.publisher(conn, options)
     timeout = o.timeout or 30, persistent = o.persistent ~= false, confirm = o.confirm ~= false, retry = retry_of(o.retry),
     line = wait.line(),
   }, Publisher)
+  self.batch = batch_of(o.batch, self.window)
+  if self.batch and self.batch.policy then M.ask_after(self) end
   self.flags = (o.mandatory ~= false and MANDATORY or 0) + (self.persistent and 0 or TRANSIENT)
   receipt.join(self)
   M.open[#M.open + 1] = self
   return self
+end
+
+-- Batches: C keeps what is published until its limits say that it goes out; a policy, which is asked after each publish, may say
+-- so sooner.
+
+local function release(self)
+  local g = self.gathered
+  if not g then return end
+  g:rest()
+  C.mx_pub_release(self.live)
+end
+
+local function refresh(self, g, now)
+  local pub, look = self.live, g.look
+  C.mx_batch_tell(g.b, nil, now)
+  look.rate = (pub.seq - self.rate_from) / math.max(now - self.rate_since, 1e-3)
+  if now - self.rate_since >= 1 then self.rate_from, self.rate_since = pub.seq, now end
+  look.memory, look.in_flight = memory.share(), pub.seq - pub.settled - g.b.count
+end
+
+local function collect(self)
+  self.rate_from, self.rate_since = 0, C.mx_now()
+  self.gathered = gather.new(self.batch, function() release(self) end, function(g, now) refresh(self, g, now) end, function(o, look)
+    return C.mx_pub_gather(self.live, o.size, o.bytes, o.timeout, look)
+  end)
+end
+
+-- Nothing is kept back any more.
+function M.hurry()
+  for _, p in ipairs(M.open) do
+    if p.gathered then
+      p.gathered.b.size = 1
+      release(p)
+    end
+  end
 end
 
 -- Opens the channel, or opens it again after the broker closed it: a line of those who wait for that. It goes on when they
@@ -123,6 +175,7 @@ local function open(self, link)
     local mode = (self.confirm and C.MX_PUB_CONFIRM or 0) + (self.once and C.MX_PUB_ONCE or 0)
     self.pub = C.mx_pub_open(link, self.window, mode, self.timeout, ticket)
     self.live = self.pub
+    if self.batch and not task.stopping then collect(self) end
   end
   return line
 end
@@ -254,10 +307,28 @@ function M.send(self, exchange, key, body, opts)
   end
   return owned(careful(self, nil, exchange, key, body, opts))
 end
+if trace.on then M.send = trace.publishing(M.send) end
 local send = M.send
 
+-- Of a publisher whose batches have a policy.
+local function send_and_ask(self, ...)
+  local r, e = send(self, ...)
+  local g = r and self.gathered
+  if g and g.b.count > 0 then
+    local now = C.mx_now()
+    refresh(self, g, now)
+    if g:ask(now) then release(self) end
+  end
+  return r, e
+end
+
+function M.ask_after(self)
+  self.send = send_and_ask
+  function self.publish_async(p, key, body, opts) return send_and_ask(p, p.exchange, key, body, opts) end
+end
+
 local function once(self, exchange, key, body, opts)
-  local r, e = send(self, exchange, key, body, opts)
+  local r, e = (self.send or send)(self, exchange, key, body, opts)
   if not r then
     if self.on_full == "drop" and e.code == "backpressure" then return true end
     return nil, e
@@ -289,6 +360,8 @@ function M.send_and_wait(self, exchange, key, body, opts)
   return ok, e
 end
 
+if trace.on then M.send_and_wait = trace.publishing(M.send_and_wait) end
+
 function Publisher:publish_async(key, body, opts) return send(self, self.exchange, key, body, opts) end
 function Publisher:publish(key, body, opts) return M.send_and_wait(self, self.exchange, key, body, opts) end
 
@@ -303,7 +376,7 @@ local function settle(self)
     if pending == 0 or left <= 0 then return pending end
     local ticket = C.mx_wait_new(turn.waits, left)
     C.mx_receipt_watch(pub, pub.settled + 1, ticket)
-    turn.await(ticket)
+    turn.await(ticket, "confirm")
   end
   return 0
 end
@@ -318,6 +391,8 @@ local function retire(self)
   if not pub then return end
   ended.count, ended.failed = ended.count + pub.seq, ended.failed + pub.failed + (pub.seq - pub.settled)
   receipt.retire(self)
+  if self.gathered then self.gathered:rest() end
+  self.gathered = nil
   C.mx_pub_close(pub, 0)
 end
 
@@ -329,6 +404,7 @@ function Publisher:close()
     return true
   end
   self.closing, self.pub = wait.line(), nil
+  release(self)
   local ok, left = pcall(settle, self)
   retire(self)
   self.closed = true

@@ -88,7 +88,7 @@ local function watch(r, timeout)
   turn.here()
   local ticket = C.mx_wait_new(turn.waits, timeout or -1)
   C.mx_receipt_watch(publishers[r.publisher].live, r.seq, ticket)
-  turn.await(ticket)
+  turn.await(ticket, "confirm")
 end
 
 -- true | nil, err

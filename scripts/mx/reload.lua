@@ -3,7 +3,7 @@
 local ffi = require "ffi"
 local C = ffi.C
 local turn, task, wait, err, log = require "mx.turn", require "mx.task", require "mx.wait", require "mx.err", require "mx.log"
-local generation, consume, publish, conns = require "mx.generation", require "mx.consume", require "mx.publish", require "mx.conn"
+local generation, hold, publish, conns = require "mx.generation", require "mx.hold", require "mx.publish", require "mx.conn"
 local event, memory, metrics = require "mx.event", require "mx.memory", require "mx.metrics"
 local topology, health = require "mx.topology", require "mx.health"
 
@@ -38,7 +38,7 @@ end
 
 local function stop_consumers(g)
   local stops = {}
-  for i, c in ipairs(generation.of(consume.open, g)) do stops[i] = task.spawn(c.stop, c) end
+  for i, c in ipairs(generation.of(hold.open, g)) do stops[i] = task.spawn(c.stop, c) end
   for _, stop in ipairs(stops) do stop:wait() end
 end
 
@@ -72,7 +72,7 @@ end
 -- Replacing it ------------------------------------------------------------------------------------------------------
 
 local function exclusive(g, f)
-  for _, c in ipairs(generation.of(consume.open, g)) do
+  for _, c in ipairs(generation.of(hold.open, g)) do
     if c.exclusive then f(c, "reload") end
   end
 end
@@ -80,7 +80,7 @@ end
 -- The broker lets nobody else consume beside them. The others go on until the new ones are there.
 local function hold_exclusive(g)
   local due = C.mx_now() + HELD
-  exclusive(g, consume.hold)
+  exclusive(g, hold.hold)
   exclusive(g, function(c)
     while c.sub and not c.sub.cancelled and C.mx_now() < due do wait.sleep(0.005) end
   end)
@@ -115,7 +115,7 @@ end
 
 local function still_running(g)
   local handlers, tasks = 0, g.main_ended and 0 or 1
-  for _, c in ipairs(generation.of(consume.open, g)) do handlers = handlers + c.active end
+  for _, c in ipairs(generation.of(hold.open, g)) do handlers = handlers + c.active end
   for x in pairs(task.list) do
     if x.task and x.task.generation == g then tasks = tasks + 1 end
   end
@@ -132,7 +132,7 @@ local function undo(new, old, restore)
   restore(new)
   task.go_on(old)
   finish(new)
-  exclusive(old, consume.release)
+  exclusive(old, hold.release)
 end
 
 local function replace(f)
@@ -207,6 +207,10 @@ local function watch(pending)
     watch(more)
   end)
 end
+
+-- The generation that runs, and its globals.
+function M.current() return current end
+function M.globals() return current and current.env or _G end
 
 -- The first generation: its main task.
 function M.first(f, the_host, done)

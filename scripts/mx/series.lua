@@ -36,6 +36,8 @@ local function valid(text)
   return table.concat(out)
 end
 
+M.valid = valid
+
 -- 'country="PL",shop="7"'; a value may be a string, a number or nil.
 function M.labels(names, values)
   local parts = {}
@@ -57,6 +59,12 @@ end
 function M.own_labels(names, values)
   if C.mx_worker_watched() == 0 then return M.labels(names, values) end
   return M.labels({ "worker", unpack(names) }, { log.worker, unpack(values) })
+end
+
+-- A histogram of /metrics: its record, nil without room, and what to record in.
+function M.histogram(name, labels)
+  local s = M.new("histogram", name, labels)
+  return s, s and C.mx_series_hist(s) or ffi.gc(C.mx_hist_new(), C.mx_hist_free)
 end
 
 local helps = {}

@@ -6,14 +6,22 @@ local ffi = require "ffi"
 local C, band = ffi.C, require "bit".band
 local turn, err, log = require "mx.turn", require "mx.err", require "mx.log"
 
-local UNSETTLED = C.MX_UNSETTLED
+local UNSETTLED, CLOSED = C.MX_UNSETTLED, C.MX_CLOSED
 local M = { ACK = C.MX_ACK, REJECT = C.MX_REJECT, REQUEUE = C.MX_REQUEUE }
 
--- The slot of a delivery that nobody has settled; nil otherwise, also when its inbox is gone.
+-- The slot of a delivery that nobody has settled; nil otherwise.
+local function slot_of(ib, seq)
+  local m = ib.slot + band(seq, ib.mask)
+  if m.seq == seq and m.verdict == UNSETTLED then return m end
+end
+M.slot_of = slot_of
+
+-- The same; nil also when its inbox is gone, or its channel: then it comes again, to somebody else.
 local function unsettled(sub, seq)
   if sub.over then return nil end
-  local m = sub.inbox.slot + band(seq, sub.inbox.mask)
-  if m.seq == seq and m.verdict == UNSETTLED then return m end
+  local ib = sub.inbox
+  if ib.state == CLOSED and ib.cancelled == 0 then return nil end
+  return slot_of(ib, seq)
 end
 M.unsettled = unsettled
 
@@ -84,7 +92,7 @@ function M.nap(sub, seconds)
   if sub.stopping then return end
   local t, no = turn.current, turn.current.no
   M.after(sub, seconds, function() turn.wake(t, no) end)
-  turn.park()
+  turn.park "pause"
 end
 
 -- Ends the pauses of a subscription that stops.
@@ -95,17 +103,21 @@ function M.hurry(sub)
   end
 end
 
--- Gives a delivery back, after a pause that doubles from 10 ms to 1 s while this happens again and again.
-function M.requeue(sub, seq)
+-- Gives deliveries back, after a pause that doubles from 10 ms to 1 s while this happens again and again.
+function M.requeue_all(sub, seqs)
   local now = C.mx_now()
   sub.pace = now - sub.requeued_at < sub.pace + 1 and math.min(sub.pace * 2, 1) or 0.01
   sub.requeued_at = now
-  M.enter(sub, seq)
+  for i = 1, #seqs do M.enter(sub, seqs[i]) end
   M.after(sub, sub.pace, function()
-    settle(sub, seq, M.REQUEUE)
-    M.leave(sub, seq)
+    for i = 1, #seqs do
+      settle(sub, seqs[i], M.REQUEUE)
+      M.leave(sub, seqs[i])
+    end
   end)
 end
+
+function M.requeue(sub, seq) M.requeue_all(sub, { seq }) end
 
 -- Runs f(sub, seq, ...) in a task beside the handlers. Should it raise, the delivery goes back.
 function M.aside(sub, seq, f, ...)

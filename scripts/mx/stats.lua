@@ -47,7 +47,7 @@ function M.stats()
   local queues = consumers()
   for name, q in pairs(queues) do
     q.rate = rate(last_consumed, name, q.count, now)
-    q.handler = percentiles(consume.hists[name].hist)
+    q.handler, q.wait = percentiles(consume.hists[name].hist), percentiles(consume.hists[name].wait)
   end
   for name in pairs(last_consumed) do
     if not queues[name] then last_consumed[name] = nil end
@@ -74,7 +74,10 @@ local HELP = {
   messaging_consume_total = "deliveries taken in",
   messaging_consume_inflight = "deliveries taken by handlers and not settled",
   messaging_consume_settled_total = "what became of deliveries; those retried or dead-lettered are acked too",
-  messaging_consume_duration_seconds = "run time of handlers, of a busy queue a sample of one in 64",
+  messaging_consume_duration_seconds = "run time of handlers, of those that take 2 us and less the mean of up to 64",
+  messaging_consume_wait_seconds = "from taking a delivery in to the start of its handler",
+  messaging_batches_total = "batches handed to handlers, and which limit or what else made them",
+  messaging_batch_age_seconds = "from a batch's first message to its handler",
   messaging_pool_connections_active = "open AMQP connections that have channels",
   messaging_pool_connections_idle = "open AMQP connections that have none",
   messaging_pool_channels_borrowed = "channels in use",
@@ -83,15 +86,17 @@ local HELP = {
   mxrun_tasks = "tasks that run or wait",
   mxrun_uptime_seconds = "since the start",
   mxrun_memory_bytes = "memory in use, by who holds it",
+  mxrun_memory_retained_bytes = "resident memory in use by nobody: kept of a peak, and between blocks",
   mxrun_memory_limit_bytes = "what memory is limited to, 0: nothing",
   mxrun_gc_cycles_total = "cycles of Lua's collector",
   mxrun_gc_pause_seconds = "steps of Lua's collector between messages",
+  mxrun_profiler_seconds_total = "what taking profiles cost",
   mxrun_log_dropped_total = "lines of log that could not be written",
   process_resident_memory_bytes = "resident set size",
   process_cpu_seconds_total = "processor time, user and system",
 }
 
-local OWNERS = { "lua", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls", "pools", "other" }
+local OWNERS = { "lua", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls", "profiler", "pools", "other" }
 
 local mine = {}
 -- Sets a series of the process; labels: as text.
@@ -116,6 +121,10 @@ local function account(c)
   add(m, "messaging_failures_total", 'operation="consume",' .. queue, more "failed")
   for _, outcome in ipairs(OUTCOMES) do
     add(m, "messaging_consume_settled_total", queue .. ',outcome="' .. outcome .. '"', more(outcome))
+  end
+  for why, n in pairs(c.batches or {}) do
+    add(m, "messaging_batches_total", queue .. ',reason="' .. why .. '"', n - (c.told[why] or 0))
+    c.told[why] = n
   end
   c.accounted = now
 end
@@ -149,8 +158,10 @@ function M.collect()
   set("gauge", "mxrun_tasks", turn.tasks)
   set("gauge", "mxrun_uptime_seconds", C.mx_now() - started, series.own_labels({}, {}))
   for _, owner in ipairs(OWNERS) do set("gauge", "mxrun_memory_bytes", m[owner], 'owner="' .. owner .. '"') end
+  set("gauge", "mxrun_memory_retained_bytes", m.retained)
   set("gauge", "mxrun_memory_limit_bytes", m.limit)
   set("counter", "mxrun_gc_cycles_total", m.gc.cycles)
+  set("counter", "mxrun_profiler_seconds_total", C.mx_profile_cost())
   set("counter", "mxrun_log_dropped_total", log.dropped + C.mx_log_dropped())
   set("gauge", "process_resident_memory_bytes", m.rss)
   set("counter", "process_cpu_seconds_total", os.clock())

@@ -7,31 +7,34 @@ local M = {}
 local OFFSET = "x-stream-offset"
 
 -- Whether the options are those of a stream's consumer; raises where they cannot be.
-function M.is(conn, queue, o)
+function M.is(what, conn, queue, o)
   local offset = o.args and o.args[OFFSET]
   if conn.queues[queue] ~= "stream" and offset == nil then return false end
   if offset == nil then
-    check.fail('mx.consume: a stream is read from an offset: args = { ["x-stream-offset"] = "first" }, "last", "next" or a number')
+    check.fail(what .. ': a stream is read from an offset: args = { ["x-stream-offset"] = "first" }, "last", "next" or a number')
   end
-  if o.auto_ack or o.prefetch == 0 then check.fail "mx.consume: a stream needs a prefetch, and cannot be read with auto_ack" end
+  if o.auto_ack or o.prefetch == 0 then check.fail(what .. ": a stream needs a prefetch, and cannot be read with auto_ack") end
   return true
 end
 
 local function offset_of(m) return tonumber((msg.read_headers(m) or {})[OFFSET]) end
 
+function M.seen(c, m) c.last_offset = offset_of(m) or c.last_offset end
+
 -- The handler, with a note of how far it came.
 function M.noting(c, handler)
   return function(m)
-    c.last_offset = offset_of(m.m) or c.last_offset
+    M.seen(c, m.m)
     return handler(m)
   end
 end
 
--- Before an inbox closes: where to go on, the first delivery that was not settled or the one behind the last.
+-- Before an inbox closes, or another one is opened without waiting for that: where to go on, the first delivery that was not
+-- settled or the one behind the last.
 function M.note(sub)
   local ib, c = sub.inbox, sub.consumer
   for i = 0, settle.taken(ib) - 1 do
-    local m = settle.unsettled(sub, settle.position(ib, i))
+    local m = settle.slot_of(ib, settle.position(ib, i))
     if m then
       c.next_offset = offset_of(m)
       return

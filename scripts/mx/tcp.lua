@@ -11,7 +11,7 @@ local OPTIONS = { tls = "boolean|table", timeout = "seconds" }
 local Socket = {}
 Socket.__index = Socket
 
-local M = { Socket = Socket }
+local M = { Socket = Socket, OPTIONS = OPTIONS }
 
 -- What C says is written for brokers.
 local function peers(text)
@@ -39,7 +39,7 @@ end
 -- Waits for the ticket as the one who does op; a code as of a wait. is: "receiving" or "sending".
 local function await(self, is, ticket)
   self[is] = true
-  local ok, code = pcall(turn.await, ticket)
+  local ok, code = pcall(turn.await, ticket, is)
   self[is] = false
   return ok, code
 end
@@ -50,22 +50,39 @@ end
 
 -- Opening -------------------------------------------------------------------------------------------------------
 
-local function open(self, host, port, timeout, secrets)
-  local o, anchor
-  if secrets then
-    local t
-    t, anchor = tls.struct(secrets, self.text)
-    o = ffi.new("mx_link_tls", t)
-  end
-  local ticket = C.mx_wait_new(turn.waits, timeout)
-  self.sock = ffi.gc(C.mx_sock_open(turn.runtime, host, port, o, ticket), C.mx_sock_close)
-  if secrets then tls.tell() end
+-- What C reads of them; the socket keeps it alive.
+local function struct(self, secrets)
+  if not secrets then return end
+  local t
+  t, self.anchor = tls.struct(secrets, self.text)
+  return ffi.new("mx_link_tls", t)
+end
+
+-- Waits until it is open. self | nil, err
+local function opened(self, ticket, op)
   local ok, code = await(self, "connecting", ticket)
-  if ok and self.sock.state == C.MX_OPEN then return self, anchor end
-  local e = ok and (code == 0 and ended(self, "connect") or late(self, "connect"))
+  if ok and self.sock and self.sock.state == C.MX_OPEN then return self end
+  local e = ok and (code == 0 and ended(self, op) or late(self, op))
   shut(self)
   if not ok then error(code, 0) end
   return nil, e
+end
+
+local function open(self, host, port, timeout, secrets)
+  local o = struct(self, secrets)
+  local ticket = C.mx_wait_new(turn.waits, timeout)
+  self.sock = ffi.gc(C.mx_sock_open(turn.runtime, host, port, o, ticket), C.mx_sock_close)
+  if secrets then tls.tell() end
+  return opened(self, ticket, "connect")
+end
+
+-- The options of TLS | nil, err
+local function secrets_of(what, given, needs_name)
+  local o = check.options(what, given == true and {} or given, tls.OPTIONS)
+  local wrong = tls.wrong(o)
+  if wrong then return nil, wrong end
+  if needs_name and not o.server_name and o.verify ~= false then check.fail(what .. " over a local socket needs tls.server_name") end
+  return o
 end
 
 -- host, port as texts; unix:/path has no port.
@@ -85,18 +102,13 @@ function M.tcp(host, port, options)
   local o = check.options("mx.tcp", options or {}, OPTIONS)
   local secrets = o.tls
   if secrets then
-    secrets = check.options("mx.tcp: tls", o.tls == true and {} or o.tls, tls.OPTIONS)
-    local wrong = tls.wrong(secrets)
-    if wrong then return nil, wrong end
-    if port == "" and not secrets.server_name and secrets.verify ~= false then
-      check.fail "mx.tcp: tls over a local socket needs tls.server_name"
-    end
+    local wrong
+    secrets, wrong = secrets_of("mx.tcp: tls", o.tls, port == "")
+    if not secrets then return nil, wrong end
   end
   turn.here()
-  local self = setmetatable({ text = text, timeout = o.timeout or 30 }, Socket)
-  local sock, why = open(self, host, port, self.timeout, secrets)
-  if sock then return sock end
-  return nil, why
+  local self = setmetatable({ text = text, host = host, timeout = o.timeout or 30 }, Socket)
+  return open(self, host, port, self.timeout, secrets)
 end
 
 -- Receiving -----------------------------------------------------------------------------------------------------
@@ -221,6 +233,30 @@ function Socket:send(data)
     if e then return nil, e end
   end
   return #data
+end
+
+-- Encrypts what is open, as STARTTLS and its like ask for: what the server said before is to be received first. When it fails,
+-- the socket is closed. true | nil, err
+function Socket:starttls(options)
+  local secrets, wrong = secrets_of("sock:starttls", options == nil and true or options, self.host:find "^unix:" ~= nil)
+  if not secrets then return nil, wrong end
+  turn.here()
+  only_one(self, "receiving", "sock:starttls")
+  only_one(self, "sending", "sock:starttls")
+  if not self.sock then return nil, ended(self, "sock:starttls") end
+  local o = struct(self, secrets)
+  local ticket = C.mx_wait_new(turn.waits, self.timeout)
+  local code = C.mx_sock_encrypt(self.sock, self.host, o, ticket)
+  tls.tell()
+  if code ~= 0 then
+    C.mx_wait_drop(turn.waits, ticket)
+    local text = "sock:starttls: " .. ffi.string(C.mx_refusal())
+    if self.sock.state == C.MX_CLOSED then return nil, ended(self, "sock:starttls") end
+    return nil, failed(self, "sock:starttls", code == err.number.config and "config" or "validation", text)
+  end
+  local ok, e = opened(self, ticket, "sock:starttls")
+  if ok then return true end
+  return nil, e
 end
 
 -- Closing -------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ local function ask(link, op, request, bytes, what)
     C.mx_wait_drop(turn.waits, ticket)
     return nil, err.of_code(code, "declare", what .. ": " .. ffi.string(C.mx_refusal()))
   end
-  local _, reply = turn.await(ticket)
+  local _, reply = turn.await(ticket, "topology")
   if reply and reply.code < 0 then return nil, explain(err.of_reply("declare", reply, what), what) end
   return reply or {}
 end
@@ -121,6 +121,7 @@ local QUEUE = {
   max_priority = "integer 1..255", single_active_consumer = "boolean", dlq = "table|string|boolean", bind = "table", args = "table",
   passive = "boolean",
 }
+M.QUEUE = QUEUE
 local DLQ = { exchange = "string", key = "string", wire = "boolean" }
 
 local function milliseconds(seconds) return seconds and math.floor(seconds * 1000 + 0.5) end
@@ -172,6 +173,18 @@ local function declare_kept(conn, name, o, args)
   end
 end
 
+-- The queue of dead letters. From RabbitMQ 4 on a quorum queue drops what was given back 20 times, and to look is to give back:
+-- -1 is no limit there, while 3.x takes it for 0.
+local function declare_dead(conn, name, options, kind)
+  local link = kind == "quorum" and conn:control(name)
+  local args = { ["x-queue-type"] = kind, ["x-delivery-limit"] = link and not conn.capture and link.rabbit >= 4 and -1 or nil }
+  local ok, e = declare(conn, name, options, args)
+  if ok or not args["x-delivery-limit"] or not e.differs or e.differs.argument ~= "x-delivery-limit" then return ok, e end
+  log.warn("the queue of dead letters is kept with the delivery limit that it has", { queue = name, error = tostring(e) })
+  args["x-delivery-limit"] = tonumber(e.differs.there)
+  return declare(conn, name, options, args)
+end
+
 -- Consumers of a connection, by queue: what is known of a deleted queue goes with the last of them.
 local function forget(conn, name)
   local users, delays = conn.users or {}, name .. ".retry."
@@ -220,22 +233,27 @@ local function own_name()
   return "mx.gen-" .. tohex(C.mx_random()) .. tohex(C.mx_random())
 end
 
+local function queue_options(options)
+  local o = check.options("mx.queue", options or {}, QUEUE)
+  check_bind(o.bind or {})
+  return o
+end
+
 -- name | nil, err
 function M.queue(conn, name, options)
-  local o = check.options("mx.queue", options or {}, QUEUE)
+  local o = queue_options(options)
   if name == "" then
     name = own_name()
     if o.durable == nil then o.durable = false end
     if o.exclusive == nil then o.exclusive = true end
   end
-  check_bind(o.bind or {})
   local args = arguments(o)
   if o.dlq then
     local target = dead_letters(name, o.dlq)
     local kind = args["x-queue-type"]
     if kind == "stream" then target.wire, kind = false, nil end     -- it rejects nothing: mxrun copies, to a plain queue
     if target.queue then
-      local ok, e = declare(conn, target.queue, { durable = o.durable }, { ["x-queue-type"] = kind })
+      local ok, e = declare_dead(conn, target.queue, { durable = o.durable }, kind)
       if not ok then return nil, e end
     end
     if target.wire then
@@ -278,7 +296,7 @@ function M.redeclare(conn, target)
     return nil, err.new("config", ("no queue is bound to exchange %q with key %q, where dead letters go"):format(target.exchange,
       target.key))
   end
-  local ok, e = declare(conn, target.queue, target.options, { ["x-queue-type"] = target.type })
+  local ok, e = declare_dead(conn, target.queue, target.options, target.type)
   return ok and true, e
 end
 
@@ -287,8 +305,9 @@ end
 local TYPES = { direct = true, fanout = true, topic = true, headers = true }
 local EXCHANGE = { type = "string", durable = "boolean", auto_delete = "boolean", internal = "boolean", alternate = "string",
                    args = "table", passive = "boolean" }
+M.EXCHANGE = EXCHANGE
 
-function M.exchange(conn, name, options)
+local function exchange_options(options)
   if type(options) == "string" then options = { type = options } end
   local o = check.options("mx.exchange", options or {}, EXCHANGE)
   local kind = o.type or "direct"
@@ -296,6 +315,11 @@ function M.exchange(conn, name, options)
   if not TYPES[kind] and not kind:find "^x%-" and not o.passive then
     check.fail(("mx.exchange: unknown type '%s'%s"):format(kind, check.nearest(kind, TYPES)))
   end
+  return o, kind
+end
+
+function M.exchange(conn, name, options)
+  local o, kind = exchange_options(options)
   local flags = flags_of(o.passive, o.durable ~= false, false, o.auto_delete, o.internal)
   local args = { ["alternate-exchange"] = o.alternate }
   for k, v in pairs(o.args or {}) do args[k] = v end
@@ -352,12 +376,20 @@ local function check_bindings(list)
   end
 end
 
--- true | nil, err
-function M.topology(conn, t)
+-- Raises what is wrong with a topology; no broker is asked.
+function M.check(t)
   local o = check.options("mx.topology", t, TOPOLOGY)
   check_names("exchanges", o.exchanges, '%s = "topic"', true)
   check_names("queues", o.queues, "%s = {}")
   check_bindings(o.bindings)
+  for _, options in pairs(o.exchanges or {}) do exchange_options(options) end
+  for _, options in pairs(o.queues or {}) do queue_options(options) end
+  return o
+end
+
+-- true | nil, err
+function M.topology(conn, t)
+  local o = M.check(t)
   for name, options in pairs(o.exchanges or {}) do
     local ok, e = M.exchange(conn, name, options)
     if not ok then return nil, e end

@@ -13,7 +13,10 @@ local can_yield = coroutine.isyieldable
 local type, pcall, xpcall, error, traceback, rawequal = type, pcall, xpcall, error, debug.traceback, rawequal
 local setfenv = debug.setfenv
 
-local M = { current = nil, tasks = 0, inside = nil }     -- inside: what runs now and must not wait, as text
+-- inside: what runs now and must not wait, as text. alive: every task that has not ended, but for those that serve deliveries.
+local M = { current = nil, tasks = 0, inside = nil, alive = {} }
+local alive = M.alive
+M.labels = 0            -- of what runs and has no others, see mx_profile_label
 local PARK, IDLE, RAISE, REFUSE = {}, {}, {}, {}
 M.PARK, M.RAISE, M.REFUSE = PARK, RAISE, REFUSE
 
@@ -130,28 +133,40 @@ end
 -- object, or { raised =, traceback = }.
 function M.start(f, finish, ...)
   local task = { no = 1, co = co_create(body) }
-  if M.current then M.own(task, M.current.generation) end
+  if M.current then
+    task.labels, task.budget = M.current.labels, M.current.budget
+    M.own(task, M.current.generation)
+  end
   M.tasks = M.tasks + 1
   local n, args = select("#", ...), { ... }
   local function done(ok, ...)
     t.work = t.work + 1                     -- what comes of it has a turn limit of its own
     M.tasks = M.tasks - 1
-    task.done = true
+    task.done, alive[task] = true, nil
     if not ok and type((...)) ~= "table" then       -- on_error itself had no stack left
       return finish(false, { raised = (...), traceback = "" })
     end
     return finish(ok, ...)
   end
   task.first = function() return f, done, unpack(args, 1, n) end
+  alive[task] = true
   ready[last + 1], ready[last + 2], ready[last + 3] = task, nil, nil
   last = last + 3
   t.again = 1
   return task
 end
 
+-- A budget { ticks =, bytes = } bounds what a task may do at a time, in place of the turn limit and below the memory limit.
+local function limit(ticks, bytes)
+  t.limit = ticks
+  C.mx_memory_cap(bytes)
+end
+
 function M.run(task, a, b)
+  local budget = task.budget
   M.current = task
-  t.work = t.work + 1
+  t.work, t.labels = t.work + 1, task.labels or M.labels
+  if budget then limit(budget.ticks, budget.bytes) end
   local ok, what
   if task.first then
     local start = task.first
@@ -160,7 +175,8 @@ function M.run(task, a, b)
   else
     ok, what = co_resume(task.co, a, b)
   end
-  M.current = nil
+  M.current, t.labels = nil, M.labels
+  if budget then limit(0, 0) end
   if not ok then error("task: " .. tostring(what) .. traceback(task.co), 0) end
   if what == IDLE then task.on_idle(task) end
 end
@@ -206,15 +222,17 @@ end
 
 -- One handler's loop over its deliveries: compiled from this text for each consumer, since what the JIT learns of
 -- one handler (that it cannot be compiled, say) sticks to the loop's prototype. The guard is one xpcall a batch.
--- Handlers are timed without a clock read a message: the first of each batch, and of a long one each 64th.
--- d.look: an ack alone is not enough, decide has to look at it.
+-- Handlers that are fast are timed without a clock read a message: a run of them at once (mx_pace).
+-- d.look: an ack alone is not enough, decide has to look at it. With raised, the position of a handler that raised, it only
+-- takes note of that.
 local SERVE = [[
-local inbox, slot, mask, t, Ref, handler, decide, band, number, hist, now, record, ACK = ...
-return function(d) return function()
-  local tick, from = t.tick, now()
+local inbox, slot, mask, t, Ref, handler, decide, band, number, pace, new_run, run_begins, run_ends, ACK = ...
+return function(d) local run = new_run() return function(raised)
+  if raised then return run_ends(pace, run, raised) end
+  local tick, h = t.tick, nil
+  run_begins(run, inbox.head)
   while inbox.head ~= inbox.tail do
-    local h = inbox.head
-    if band(h, 63) == 0 then from = now() end
+    h = inbox.head
     local m = slot + band(h, mask)
     d.seq = h
     inbox.head = h + 1
@@ -225,32 +243,37 @@ return function(d) return function()
     elseif decide(d, h, verdict, why) then
       return
     end
-    if from ~= 0 then
-      record(hist, now() - from)
-      from = 0
-    end
-    if t.tick ~= tick then return end
+    if band(h, pace.every) == pace.every then run_ends(pace, run, h) end
+    if t.tick ~= tick then break end
   end
+  if h then run_ends(pace, run, h) end
 end end
 ]]
 
 local function serve(d)
-  local loop, failed = d.loop, d.consumer.failed
+  local failed = d.consumer.failed
   while true do
+    local loop = d.loop                     -- another one while somebody looks on
     local ok, e = xpcall(loop, on_error)
     t.work = t.work + 1                     -- what comes of it has a turn limit of its own
+    if not ok then loop(d.seq) end
     if ok or failed(d, d.seq, e) then co_yield(IDLE) end
   end
 end
 
--- A task that serves the deliveries of the subscription c = { inbox, Ref, handler, hist, decide(d, seq, ...),
+-- What makes the loops of a subscription's tasks, with the handler that it has now.
+function M.loops(c)
+  local inbox = c.inbox
+  return assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler, c.decide, band, c.number,
+    c.stopwatch, ffi.typeof "mx_run", C.mx_pace_begin, C.mx_pace_end, C.MX_ACK)
+end
+
+-- A task that serves the deliveries of the subscription c = { inbox, Ref, handler, stopwatch, decide(d, seq, ...),
 -- failed(d, seq, e), task = the metatable with what its tasks share: consumer, on_idle(d) }; decide and failed answer
 -- true when the inbox is gone. It yields IDLE when it has none, and is not counted among the tasks. Its first run is
 -- M.run(d, d).
 function M.serve(c)
-  local inbox = c.inbox
-  c.serve = c.serve or assert(loadstring(SERVE, "=mx/turn:serve"))(inbox, inbox.slot, inbox.mask, t, c.Ref, c.handler,
-    c.decide, band, c.number, c.hist, C.mx_now, C.mx_hist_record, C.MX_ACK)
+  c.serve = c.serve or M.loops(c)
   local d = setmetatable({ no = 1, co = co_create(serve), seq = 0, look = false, late = false }, c.task)
   d.loop = c.serve(d)
   local env = d.generation and d.generation.env
@@ -289,8 +312,8 @@ end
 -- The task that may wait here. Raises where Lua cannot yield: for what cannot be undone when the wait is refused.
 function M.here()
   local task = M.current
-  if not task then check.fail "cannot wait here: no task is running" end
   if M.inside then check.fail("cannot wait inside " .. M.inside) end
+  if not task then check.fail "cannot wait here: no task is running" end
   if not can_yield() then check.fail("cannot wait inside " .. inside_what()) end
   return task
 end
@@ -303,8 +326,8 @@ local function refused(task, text)
 end
 
 -- Parks the current task; returns what wake passed, RAISE and an error when it is to raise: because it was cancelled,
--- or because Lua cannot yield here. idle: a stop ends this wait.
-function M.try_park(idle)
+-- or because Lua cannot yield here. idle: a stop ends this wait. why: what it waits for, for who looks at it.
+function M.try_park(why, idle)
   local task = M.current or M.here()
   if M.inside then return refused(task, "cannot wait inside " .. M.inside) end
   local e = task.raise
@@ -314,26 +337,28 @@ function M.try_park(idle)
     return RAISE, e
   end
   if task.on_park then task.on_park(task) end
-  task.parked = idle or true
+  task.parked, task.why = idle or true, why
+  local from = M.waited and C.mx_now()
   local ok, a, b = pcall(co_yield, PARK)
   if task.on_wake then task.on_wake(task) end
   if not ok then return refused(task, "cannot wait inside " .. inside_what()) end
   if M.current ~= task then check.fail "cannot resume a coroutine that waits in another task" end
+  if from and M.waited then M.waited(why or "event", C.mx_now() - from) end
   if a == REFUSE then return refused(task, b) end
   return a, b
 end
 
 -- The same, but raises.
-function M.park(idle)
-  local a, b = M.try_park(idle)
+function M.park(why, idle)
+  local a, b = M.try_park(why, idle)
   if a == RAISE then error(b, 0) end
   return a, b
 end
 
 -- Waits for a ticket: code, reply.
-function M.await(ticket)
+function M.await(ticket, why)
   M.expect(ticket)
-  local a, b = M.try_park()
+  local a, b = M.try_park(why)
   if a == RAISE then
     M.forget(ticket)
     error(b, 0)

@@ -1,5 +1,6 @@
 -- Broker URLs: amqp://user:password@host:port/vhost, mem://NAME. Read here, since librabbitmq's reader takes %00,
 -- refuses UTF-8 passwords and every query (spec/lua/url_spec.lua).
+local ffi = require "ffi"
 local err = require "mx.err"
 
 local M = {}
@@ -70,8 +71,28 @@ local function split(rest)
   return authority, vhost, query
 end
 
+local Given = { __tostring = function(self) return self.text end }
+-- A URL whose password is no string of Lua's: an mx_span; the text has *** for it.
+function M.given(text, password) return setmetatable({ text = text, password = password }, Given) end
+-- The URL with its password, as a string: for a process that is to be started with it.
+function M.whole(url)
+  if not M.is_given(url) then return url end
+  local password = ffi.string(url.password.p, url.password.n):gsub("[^%w]", function(c) return ("%%%02x"):format(c:byte()) end)
+  return (url.text:gsub(":%*%*%*@", function() return ":" .. password .. "@" end, 1))
+end
+-- A list of them as MXRUN_URLS has it.
+function M.environment(urls)
+  local list = {}
+  for i, url in ipairs(urls) do list[i] = M.whole(url) end
+  return table.concat(list, ",")
+end
+
+function M.is_given(url) return getmetatable(url) == Given end
+
 -- { scheme, host, port, user, password, vhost, tls = of the query, text = without password and query } | nil, err
 function M.parse(url)
+  local kept
+  if M.is_given(url) then url, kept = url.text, url.password end
   if type(url) ~= "string" then return nil, err.new("config", "URL: expected a string, got " .. type(url)) end
   if url:find "[%z\1-\32\127]" then return bad(url, "it has a space or a control character; %20 is a space") end
   local scheme, rest = url:match "^(%w+)://(.*)$"
@@ -90,6 +111,7 @@ function M.parse(url)
     if not value then return bad(url, why) end
     out[name] = value
   end
+  out.password = kept or out.password
   if out.vhost == "" then out.vhost = "/" end
   if #out.vhost > 255 then return bad(url, ("the vhost's name is %d bytes, at most 255"):format(#out.vhost)) end
   local host, port = host_port(address or authority, scheme)

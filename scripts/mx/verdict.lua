@@ -18,6 +18,7 @@ local function reject(sub, seq, why)
   end
   settle.aside(sub, seq, handover.dead_letter, why or "rejected")
 end
+M.reject = reject
 
 local function retry(sub, seq, delay, why, jitter)
   local m = unsettled(sub, seq)
@@ -52,11 +53,11 @@ function M.delay_after(sub, r, m, retries, e)
   return math.min(r.base * r.factor ^ retries, r.max_delay), r.jitter
 end
 
-local function policy(sub, seq, e, waited)
+local function policy(sub, seq, e, waited, quiet)
   local m = unsettled(sub, seq)
   if not m or sub.asides[seq] and not waited then return end
   sub.counts.failed = sub.counts.failed + 1
-  complain(sub, "handler failed", e)
+  if not quiet then complain(sub, "handler failed", e) end
   if sub.auto_ack then return settle.settle(sub, seq, ACK) end
   local retries = msg.retries_of(m)
   local delay, jitter = M.delay_after(sub, sub.retry, msg.Ref(m, seq, sub.number), retries and retries + msg.tries(sub, m), e)
@@ -64,10 +65,10 @@ local function policy(sub, seq, e, waited)
   if delay then retry(sub, seq, delay, text, jitter) else reject(sub, seq, text) end
 end
 
--- The retry policy, then as reject; waited: after its ack waited for receipts. Never raises: also called where nothing
--- protects the loop.
-local function fail(sub, seq, e, waited)
-  local ok, why = turn.guard(policy, sub, seq, e, waited)
+-- The retry policy, then as reject; waited: after its ack waited for receipts; quiet: the log has it already. Never raises:
+-- also called where nothing protects the loop.
+local function fail(sub, seq, e, waited, quiet)
+  local ok, why = turn.guard(policy, sub, seq, e, waited, quiet)
   if ok then return end
   complain(sub, "settling failed", why)
   settle.requeue(sub, seq)
@@ -120,6 +121,12 @@ local function is_over(acks, sent)
   return true
 end
 
+-- What a delivery's handler published has ended.
+local function sent_out(sub, seq, failure)
+  if failure then fail(sub, seq, failure, true) else settle.settle(sub, seq, ACK) end
+  settle.leave(sub, seq)
+end
+
 local function go_on(acks)
   local sub = acks.sub
   while acks.first <= acks.last do
@@ -129,8 +136,8 @@ local function go_on(acks)
     acks.seqs[i], acks.sents[i], acks.sures[i], acks.at, acks.failure = nil, nil, nil, 1, nil
     acks.first = i + 1
     if acks.first > acks.last then acks.first, acks.last = 1, 0 end
-    if failure then fail(sub, seq, failure, true) else settle.settle(sub, seq, ACK) end
-    settle.leave(sub, seq)
+    local f = type(seq) == "table" and sub.sent_out or sent_out
+    f(sub, seq, failure)
   end
 end
 
@@ -140,10 +147,11 @@ function Acks:__call()
   go_on(self)
 end
 
-local function ack_after(sub, seq, sent, sure)
+-- sure: the handler said that it is done, whatever comes of them. seq: of one delivery, or what sub.sent_out knows; the caller
+-- enters it as an aside.
+function M.ack_after(sub, seq, sent, sure)
   local acks = acks_of(sub, sent[#sent].publisher)
   local i = acks.last + 1
-  settle.enter(sub, seq)
   acks.last, acks.seqs[i], acks.sents[i], acks.sures[i] = i, seq, sent, sure or false
   if not acks.watching then go_on(acks) end
 end
@@ -158,6 +166,8 @@ local ANSWERS = {
     settle.requeue(sub, seq)
   end,
 }
+
+function M.answer(sub, seq, verdict, why) ANSWERS[verdict](sub, seq, why) end
 
 -- The error of an answer that the consumer cannot give, or that means nothing; nil for the others.
 function M.misread(c, verdict, why)
@@ -175,7 +185,9 @@ end
 
 local function done(sub, seq, sent, sure)
   if sub.manual then return end
-  if sent then ack_after(sub, seq, sent, sure) else settle.settle(sub, seq, ACK) end
+  if not sent then return settle.settle(sub, seq, ACK) end
+  settle.enter(sub, seq)
+  M.ack_after(sub, seq, sent, sure)
 end
 
 -- What the handler returned for a delivery; sent: the receipts of what it published.

@@ -7,17 +7,17 @@ local type, error, setmetatable = type, error, setmetatable
 local M = {}
 
 -- Parks until woken: what wake passed. RAISE, e: to be raised; a negative number: the deadline passed.
-local function park(timeout)
-  if not timeout then return turn.try_park "idle" end
+local function park(timeout, why)
+  if not timeout then return turn.try_park(why, "idle") end
   local ticket = C.mx_wait_new(turn.waits, timeout)
   turn.expect(ticket)
-  local a, b = turn.try_park "idle"
+  local a, b = turn.try_park(why, "idle")
   turn.forget(ticket)
   return a, b
 end
 
 function M.sleep(seconds)
-  local a, e = park(seconds)
+  local a, e = park(seconds, "sleep")
   if a == turn.RAISE then error(e, 0) end
 end
 
@@ -40,18 +40,19 @@ end
 function Line:is_empty() return self.first > self.last end
 
 -- Parks until it is this task's turn: what wake passed; nil, err after the timeout (what names the wait for the error).
--- What is put down with value goes to who wakes it. line.on_empty is called when the last one gave up.
-function Line:wait(timeout, what, value)
+-- What is put down with value goes to who wakes it. of: the whole of what timeout is the rest of, for the error.
+-- line.on_empty is called when the last one gave up.
+function Line:wait(timeout, what, value, of)
   local task, at = turn.current or turn.here(), self.last + 1
   self[at], self.last = { task = task, no = task.no, value = value }, at
   local mine = self[at]
-  local a, b = park(timeout)
+  local a, b = park(timeout, what)
   if self[at] == mine then
     leave(self, at)
     if self.on_empty and self:is_empty() then self:on_empty() end
   end
   if a == turn.RAISE then error(b, 0) end
-  if type(a) == "number" then return nil, err.new("timeout", ("%s: no answer within %.3g s"):format(what, timeout), { op = what }) end
+  if type(a) == "number" then return nil, err.new("timeout", ("%s: no answer within %.3g s"):format(what, of or timeout), { op = what }) end
   return a, b
 end
 

@@ -15,7 +15,7 @@ local function convert(command, word, kind, value)
   if kind == "string" then return value end
   if kind == "list" then return value end
   local n = tonumber(value)
-  if not n or n < 0 or kind == "integer" and n % 1 ~= 0 then
+  if not n or not (n >= 0 and n < math.huge) or kind == "integer" and n % 1 ~= 0 then
     return M.misuse(command, ("%s wants %s, got '%s'"):format(word, kind == "integer" and "a whole number" or "a number", value))
   end
   return n

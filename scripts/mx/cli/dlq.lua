@@ -35,6 +35,7 @@ function ACTIONS.ls(d, o)
   end
   local n, why = d:count()
   if not n then return nil, why end
+  io.stdout:flush()
   io.stderr:write(("%d in all\n"):format(n))
   return true
 end

@@ -10,6 +10,7 @@ long read(int fd, void *to, size_t n);
 long write(int fd, const void *from, size_t n);
 long readlink(const char *path, char *to, size_t n);
 int ioctl(int fd, unsigned long request, ...);
+int isatty(int fd);
 ]]
 
 local M = {}
@@ -26,7 +27,7 @@ end
 -- Waits a little, longer each time.
 local function rest(n)
   if n < 20 then
-    turn.await(C.mx_wait_new(turn.waits, 0))
+    turn.await(C.mx_wait_new(turn.waits, 0), "stdin")
   else
     task.sleep(math.min(0.001 * (n - 19), 0.02))
   end
@@ -46,6 +47,9 @@ local function read_some()
   if got < 0 and transient() then return read_some() end
   return got > 0 and ffi.string(buffer, got) or nil
 end
+
+-- Whether there is something to read, or the end.
+function M.ready(fd) return ready(fd, POLLIN) ~= 0 end
 
 -- All of standard input.
 function M.read_all()

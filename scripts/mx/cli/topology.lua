@@ -114,7 +114,7 @@ function M.run(list, host)
     return args.refuse(M, ("cannot open '%s'"):format(words[1]))
   end
   if o.diff and #host.urls == 0 then return args.refuse(M, "give -u amqp://…, the broker to compare with") end
-  local h, e = harness.load(words[1], { tasks = false, config = host.config })
+  local h, e = harness.load(words[1], { tasks = false })
   if not h then return args.failed(M, e) end
   local code = o.dot and dot(h, words[1]) or diff(h, host.urls)
   h:close()
