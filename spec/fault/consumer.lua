@@ -51,3 +51,4 @@ end
 
 assert(conn:consume(queue, { prefetch = c.prefetch or 100, concurrency = c.concurrency or 1, manual = c.twice ~= nil },
                     c.twice and by_hand or handle))
+return history, conn

@@ -11,7 +11,7 @@ function M.open(path)
   file = assert(io.open(path, "a"))
   file:setvbuf "line"
   for _, event in ipairs { "up", "down", "recovered", "cancelled", "blocked", "unblocked", "stop" } do
-    mx.on(event, function(_, e) write("event", event, time(), (tostring(e):gsub("%s+", " "))) end)
+    mx.on(event, function(_, e) M.event(event, (tostring(e):gsub("%s+", " "))) end)
   end
 end
 
@@ -41,6 +41,8 @@ function M.delivered(msg)
         tonumber(msg.headers["x-mx-attempt"]) or 1, whole and "whole" or "torn")
 end
 function M.handled(id) write("handled", id, time()) end
+
+function M.event(name, text) write("event", name, time(), text) end
 
 -- What must not have happened.
 function M.wrong(...) write("wrong", ...) end

@@ -190,7 +190,7 @@ class Script:
         self.running = self.handled = 0                 # handlers that have begun, and ended
         self.events = []                                # (name, time, text)
         open(self.history, "w").close()
-        self.errors = open(os.path.join(folder, name + ".err"), "w+")
+        self.errors = open(os.path.join(folder, name + ".err"), "w")
         urls = [part for u in ([url] if isinstance(url, str) else url) for part in ("-u", u)]
         given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         self.process = subprocess.Popen([mxrun, *urls, *options, *given, os.path.join(HERE, script), name, self.history],
@@ -225,9 +225,12 @@ class Script:
             raise Failure(f"{self.name} exited {self.process.returncode}: {self.said()}")
         return self
 
+    def log(self):
+        with open(self.errors.name) as file:            # not self.errors: the process writes where that stands
+            return file.read()
+
     def said(self):
-        self.errors.seek(0)
-        return " / ".join(self.errors.read().strip().splitlines()[-3:])
+        return " / ".join(self.log().strip().splitlines()[-3:])
 
     def happened(self, event, since=0):
         """When the event was first seen from a time on; None: not yet."""

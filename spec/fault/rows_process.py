@@ -34,6 +34,51 @@ def died(scene, times):
         scene.recovered(at)
 
 
+ROUND = 31                              # seconds; a worker that lived for 30 is started again at once
+
+
+def latencies(scene, away):
+    """From a publish to the handler's start, of what came only once: while a worker was away, and else."""
+    def lines(script, what):
+        with open(script.history) as file:
+            return [words for words in map(str.split, file) if words[0] == what]
+    delivered = [(id, float(at)) for _, id, at, redelivered, *_ in lines(scene.consumers[0], "delivered") if redelivered == "0"]
+    published = {id: float(at) for p in scene.publishers for _, id, at in lines(p, "published")}
+    during, otherwise = [], []
+    for id, at in delivered:
+        (during if any(a <= at <= b for a, b in away) else otherwise).append(at - published[id])
+    return during, otherwise
+
+
+def percentile(values, percent):
+    return sorted(values)[int(len(values) * percent / 100)] if values else 0.0
+
+
+def workers(scene, times):
+    """One of four crashes, leaves, is killed or runs where nothing stops it, in turn: another is there, the three go on meanwhile."""
+    scene.publishers = [scene.start("publisher", f"p{i}", rate=300) for i in range(2)]
+    group = scene.start("worker", "w", options=("-w", "4", "--turn-limit", "0.2"), hold=0.002, prefetch=20, concurrency=4)
+    scene.consumers, away, died_at = [group], [], {}
+    wait("the workers", lambda: group.look().times("up") == 4)
+    scene.flows()
+    for i in range(times):
+        number, how = i % 4 + 1, ("crash", "runaway", "leave", "killed")[(i + i // 4) % 4]
+        time.sleep(max(1, died_at.get(number, 0) + ROUND - time.monotonic()))
+        with scene.broker.connect() as connection:
+            connection.channel().basic_publish("", f"fault-die-{number}", how.encode())
+        wait(f"{how} of worker {number}", lambda: group.times("dies") == i + 1)
+        since = max(at for event, at, _ in group.events if event == "dies")
+        wait("it to be gone", lambda: group.log().count("a worker died, starting another") == i + 1)
+        died_at[number] = time.monotonic()
+        scene.soon("another", lambda: group.times("up") == 5 + i, died_at[number], 1)
+        away.append((since, time.monotonic()))
+    during, otherwise = latencies(scene, away)
+    three, four = percentile(during, 99), percentile(otherwise, 99)
+    scene.remark = f"p99 {1000 * three:.1f} ms of {len(during)} while one is away, {1000 * four:.1f} ms of {len(otherwise)} else"
+    if three > 1 + 20 * four:
+        raise Failure("the others are held up: " + scene.remark)
+
+
 def settled_twice(scene, times):
     """What a script settles twice, in other ways, or long after the connection that brought it, is no business of the broker's."""
     scene.broker.lines()
