@@ -63,7 +63,7 @@ function mx.error(code, message, fields) end
 ---@field url? string amqp://user:password@host:port/vhost, or mem://NAME for the embedded broker
 ---@field urls? string[] several addresses of one cluster
 ---@field order? "random"|"listed" in which order the addresses are tried (random)
----@field password_env? string the environment's variable that holds the password
+---@field password_env? string the environment's variable that holds the password; unlike one in a URL of the script it is in no core dump
 ---@field name? string shown as the connection's name in RabbitMQ ("mxrun")
 ---@field heartbeat? mx.seconds 10
 ---@field connect_timeout? mx.seconds for one address: name, TCP and handshake (10)
@@ -91,7 +91,7 @@ function mx.error(code, message, fields) end
 --- channel, opened on the least used of them; when all channels are in use, one more connection is opened, up to pool.max. Exclusive
 --- queues live on the first that consumes. It has the functions of `mx` that speak to a broker
 --- as methods: topology, queue, exchange, bind, unbind, bind_exchange, purge, delete_queue, delete_exchange, queue_info, publish,
---- publish_async, consume, call, dlq.
+--- publish_async, consume, consume_batch, call, dlq.
 ---@class mx.Connection
 local Connection = {}
 
@@ -181,11 +181,11 @@ function mx.stop() end
 ---@field max_length? integer
 ---@field max_bytes? mx.bytes
 ---@field overflow? "drop-head"|"reject-publish"|"reject-publish-dlx"
----@field delivery_limit? integer quorum queues: redeliveries before a message is dropped or dead-lettered
+---@field delivery_limit? integer quorum queues: redeliveries before a message is dropped or dead-lettered; nothing is said of it by itself, and then RabbitMQ 4 takes 20
 ---@field max_priority? integer
 ---@field single_active_consumer? boolean
 ---@field passive? boolean only look whether it is there
----@field dlq? boolean|string|{ exchange?: string, key?: string, wire?: boolean } where rejected messages go; true: QUEUE.dlq
+---@field dlq? boolean|string|{ exchange?: string, key?: string, wire?: boolean } where rejected messages go; true: QUEUE.dlq, of the same type; a quorum queue's has no delivery limit on RabbitMQ 4 either, unless it was there before
 ---@field bind? string[][] a list of { exchange, key, args }
 ---@field args? table<string, any> further x-… arguments, passed as they are
 
@@ -358,10 +358,20 @@ function mx.wait_all(receipts, timeout) end
 ---@field mandatory? boolean true
 ---@field persistent? boolean true
 ---@field confirm? boolean true; false: sent and forgotten
+---@field batch? mx.BatchLimits keeps what is published until there is enough of it
 ---@field retry? boolean|{ attempts?: integer, base?: mx.seconds, max?: mx.seconds, factor?: number, jitter?: boolean } of a publish that was nacked
 
 --- A channel of its own for publishing, with its own window and defaults; of another connection than the default one with `conn = c` in
---- the options.
+--- the options. With `batch` what is published is kept, and written at once when its size, its bytes or its time is reached, its policy says so,
+--- the window is full, the publisher closes or mxrun stops; receipts, time limits and what a lost connection means are as without.
+---
+--- ```lua
+--- assert(mx.queue "rows")
+--- local rows = mx.publisher { batch = { size = 50, timeout = 0.2 } }
+--- local receipts = {}
+--- for i = 1, 120 do receipts[i] = assert(rows:publish_async("rows", { row = i })) end   -- 50 and 50; 20 more after 0.2 s
+--- assert(mx.wait_all(receipts, 5))
+--- ```
 ---@class mx.Publisher
 local Publisher = {}
 
@@ -472,6 +482,117 @@ function mx.call(exchange, key, body, opts) end
 ---@overload fun(queue: string, handler: fun(msg: mx.Message): mx.Decision, any): mx.Consumer?, mx.Error?
 function mx.consume(queue, options, handler) end
 
+--- # Batches
+
+--- How much is enough for a batch. C enforces size, bytes and timeout whatever the policy says.
+---@class mx.BatchLimits
+---@field size? integer how many messages it may have (100)
+---@field bytes? integer|string of their bodies; one that is larger goes alone ("1MB")
+---@field timeout? mx.seconds that its first message may wait (0.1)
+---@field policy? fun(batch: mx.BatchLook): boolean|number|nil asked after each message: true, the batch is enough; false or nothing, wait; a number, ask again in so many seconds, 0 or less is enough
+
+--- What a policy sees. It must not wait; when it raises, or answers nonsense, the limits go on without it.
+---@class mx.BatchLook
+---@field count integer
+---@field bytes integer of the bodies
+---@field age mx.seconds since the first came; the clock is read once in 64 messages
+---@field idle mx.seconds since the latest came
+---@field rate number deliveries a second of the consumer lately; publishes of the publisher
+---@field depth integer deliveries that are here already, behind it; of a publisher 0
+---@field memory number share of the memory limit that is in use; 0 without a limit
+---@field in_flight integer deliveries that handlers hold or that are not settled yet; publishes that are not confirmed
+
+---@class mx.ConsumeBatchOptions
+---@field size? integer how many messages a batch may have, at most prefetch (100)
+---@field bytes? integer|string of their bodies; one that is larger goes alone ("1MB")
+---@field timeout? mx.seconds that its first message may wait (0.1)
+---@field policy? fun(batch: mx.BatchLook): boolean|number|nil see mx.BatchLimits
+---@field group_by? fun(msg: mx.Message): any one batch a group, at most 1,000 at once, then the oldest is handed over; nil is a group, too
+---@field on_error? "isolate"|"retry"|"reject" what becomes of a batch that failed (isolate)
+---@field prefetch? integer how many deliveries the broker sends ahead (256, or twice the size)
+---@field concurrency? integer how many handlers may be at work; 1 keeps the queue's order (1)
+---@field handler_timeout? mx.seconds for a handler that waits (30)
+---@field auto_ack? boolean
+---@field exclusive? boolean
+---@field priority? integer
+---@field args? table<string, any>
+---@field retry? mx.RetryOptions of each message that failed
+
+--- An array of messages, in the queue's order.
+---@class mx.Batch: mx.Message[]
+---@field group any what group_by said of them
+local Batch = {}
+
+---@return string[] bodies
+function Batch:bodies() end
+
+--- Message i failed, the others did not: the retry policy, then as reject. Counts whatever the handler returns for the rest.
+---@param i integer
+---@param why? any
+---@return true? ok
+---@return mx.Error? err it was settled before: the time limit, a lost connection
+function Batch:fail(i, why) end
+
+--- Message i is bad: to the dead letters with the reason.
+---@param i integer
+---@param why? any
+---@return true? ok
+---@return mx.Error? err
+function Batch:reject(i, why) end
+
+--- Message i is for later, through a delay queue.
+---@param i integer
+---@param seconds? mx.seconds
+---@return true? ok
+---@return mx.Error? err
+function Batch:retry(i, seconds) end
+
+--- Message i goes back into its queue.
+---@param i integer
+---@return true? ok
+---@return mx.Error? err
+function Batch:requeue(i) end
+
+--- Calls handler(batch) with many deliveries at once. What the handler does decides for all of them, as in mx.consume, but for those that it
+--- told apart. One batch that is done costs one ack.
+---
+--- A batch is handed over when a limit or the policy says so, when the broker sends no more before something is settled, and when the
+--- consumer stops, pauses or mxrun drains. What was gathered when the connection is lost comes again.
+---
+--- A batch that fails with `on_error = "isolate"` is run again by halves until single messages fail, so the handler has to be atomic: all of a
+--- batch or nothing of it. One bad message of 500 costs 19 runs. Where some part was good, a message that failed alone is rejected with its
+--- reason, unless its error is retryable; where none was, it is not the messages (a database is down, say), and each follows the retry policy. With
+--- "retry" each message of a failed batch follows the retry policy, with "reject" each is rejected.
+---
+--- Under `mxrun -w` messages of a batch that was at work when its worker died run alone, until the one that kills is found.
+---
+--- ```lua
+--- assert(mx.topology { queues = { events = { dlq = true } } })
+--- assert(mx.consume_batch("events", {
+---   size = 500, bytes = "1MB", timeout = 0.1,
+---   policy = function(b)
+---     if b.memory > 0.8 then return b.count >= 50 end
+---     return b.depth == 0 and b.age > 0.02 or 0.02
+---   end,
+--- }, function(batch)
+---   for i, m in ipairs(batch) do
+---     if not m:json() then batch:reject(i, "no JSON") end
+---   end
+---   print(#batch .. " rows, " .. #table.concat(batch:bodies()) .. " bytes")
+--- end))
+--- assert(mx.publish("", "events", { row = 1 }))
+--- ```
+---@async
+---@param queue string
+---@param options mx.ConsumeBatchOptions
+---@param handler fun(batch: mx.Batch): mx.Decision, any
+---@return mx.Consumer? consumer
+---@return mx.Error? err
+---@overload fun(queue: string, handler: fun(batch: mx.Batch): mx.Decision, any): mx.Consumer?, mx.Error?
+function mx.consume_batch(queue, options, handler) end
+
+--- # Consumers and messages
+
 ---@class mx.Consumer
 local Consumer = {}
 
@@ -493,7 +614,7 @@ function Consumer:resume() end
 ---@return mx.Error? err
 function Consumer:stop(timeout) end
 
----@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer, stuck: integer } stats stuck: given back since neither a delay queue nor the dead letters took them
+---@return { count: integer, in_flight: integer, acked: integer, rejected: integer, retried: integer, requeued: integer, failed: integer, stuck: integer, batches: integer? } stats batches: handed over to handlers, of mx.consume_batch; stuck: given back since neither a delay queue nor the dead letters took them
 function Consumer:stats() end
 
 --- One delivery. It is the handler's until the handler returns; afterwards, or once it is settled, reading it raises "already settled".
@@ -583,7 +704,8 @@ function DeadLetters:count() end
 ---@return fun(): mx.Message? each
 function DeadLetters:peek(n) end
 
---- Publishes messages again to where they came from, confirmed before they leave the dead-letter queue.
+--- Publishes messages again to where they came from, confirmed before they leave the dead-letter queue. edit(m) may
+--- change m.body (text, or a table for JSON), m.headers, m.exchange and m.key, or return another body.
 ---@async
 ---@param options? { where?: fun(m: mx.Message): boolean, edit?: fun(m: table), rate?: number, limit?: integer }
 ---@return integer? n
@@ -782,6 +904,9 @@ function Semaphore:release() end
 --- print(err)                             -- 127.0.0.1:1: connection refused
 --- ```
 ---
+--- `require "mx.ngx"` makes a global `ngx` on top of it, with which clients written in Lua for OpenResty run: `ngx.socket.tcp` (with kept
+--- connections and TLS), `ngx.re`, `ngx.timer`, `ngx.thread`, `ngx.log`, texts and times.
+---
 --- A socket that nobody refers to any more is closed when the collector finds it, and all are at the end of the process, which they
 --- do not hold up. One task may receive while another sends; two that do the same at once raise.
 ---@async
@@ -815,6 +940,14 @@ function Socket:receive(what) end
 ---@param text string
 ---@return fun(): string?, mx.Error?, string? receive
 function Socket:receiveuntil(text) end
+
+--- Encrypts what is open, where a protocol asks for that (STARTTLS): what the other side said before has to be received first. When it
+--- fails, the socket is closed.
+---@async
+---@param tls? mx.TlsOptions as of mx.tcp
+---@return true? ok
+---@return mx.Error? err
+function Socket:starttls(tls) end
 
 --- For each later operation.
 ---@param seconds mx.seconds
@@ -929,6 +1062,32 @@ function Histogram:count(...) end
 ---@type mx.Log
 mx.log = {}
 
+--- # Traces
+
+--- Calls f(...) in a span of that name, below the one of the handler that it runs in; returns what f returned, and what f raises goes
+--- on.
+---
+--- Traces are on when the environment asks for them, as OpenTelemetry's specification names that: `OTEL_EXPORTER_OTLP_ENDPOINT` is where
+--- spans go (OTLP/HTTP in JSON, over libcurl), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and
+--- `OTEL_TRACES_SAMPLER_ARG`, `OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT` and `_CERTIFICATE`, `OTEL_BSP_SCHEDULE_DELAY`, `_MAX_QUEUE_SIZE`
+--- and `_MAX_EXPORT_BATCH_SIZE`, `OTEL_SDK_DISABLED`. Each handler and each publish is a span then, and what a handler publishes carries the
+--- trace on, as `traceparent`, `tracestate` and `baggage` in the headers. With `OTEL_PROPAGATORS=tracecontext` and no endpoint it is only
+--- carried. When they are off, this is f(...) and nothing else.
+---
+--- ```lua
+--- assert(mx.queue "orders")
+--- assert(mx.consume("orders", function(msg)
+---   local price = mx.trace("look up the price", function() mx.sleep(0.01) return 7 end)
+---   assert(price == 7)
+--- end))
+--- assert(mx.publish("", "orders", { id = 7 }))
+--- ```
+---@param name string
+---@param f fun(...: any): ...
+---@param ... any
+---@return ... what f returned
+function mx.trace(name, f, ...) end
+
 --- # Memory
 
 --- Who holds which bytes, and what is done as the limit comes near. Everything counts against it that Lua, messages, confirms, buffers and
@@ -982,10 +1141,11 @@ function mx.memory.ladder(steps) end
 ---@field receipts number room for receipts: max_in_flight
 ---@field broker number what queues of `mem://` are made of
 ---@field tls number
----@field pools number kept for the next message
+---@field pools number kept for the next message; nothing once none was asked for within 10 s
 ---@field other number in use by anything else
 ---@field total number all in use
 ---@field free number kept by malloc
+---@field retained number resident and in use by nobody: what malloc and Lua's allocator keep of a peak, compiled code, stacks
 ---@field rss number resident, of the process
 ---@field machine number what the machine has, or its cgroup may have
 ---@field limit number 0: none
@@ -997,10 +1157,144 @@ function mx.memory.ladder(steps) end
 ---@return mx.MemoryStats
 function mx.memory.stats() end
 
+---@class mx.MemoryLine
+---@field file string
+---@field line integer in compiled code it may be the one behind
+---@field func string the function it is in
+---@field bytes number
+---@field objects number
+
+---@class mx.Snapshot
+---@field lines mx.MemoryLine[] what each holds, those that hold most first
+---@field memory mx.MemoryStats at that moment
+local Snapshot = {}
+
+--- What the lines of the script hold, once all garbage is gone. The heap is sampled, a block for about each 512 KiB: what holds less may be missing, and
+--- the figures are estimates. Sampling begins with the first snapshot and goes on; what was allocated before has no line.
+--- `mx.profile.start { "alloc", every_bytes = "16KB" }` before it samples more. `print(snapshot)` shows the first ten.
+---
+--- ```lua
+--- local cache, before = {}, mx.memory.snapshot()
+--- for i = 1, 100 do cache[i] = ("x"):rep(1e5) .. i end
+--- print(before:diff(mx.memory.snapshot()))
+--- ```
+---@return mx.Snapshot snapshot
+function mx.memory.snapshot() end
+
+--- What grew from this one to the later one: a list, what grew most first, and what shrank last, bytes and objects below 0. `owners` says the
+--- same of lua, messages, buffers and whatever else mx.memory.stats() names. `print(a:diff(b))` shows the first ten.
+---@param later mx.Snapshot
+---@return mx.MemoryLine[]|{ owners: table<string, number>, seconds: mx.seconds } list
+function Snapshot:diff(later) end
+
+--- The lines that hold most now, as in a snapshot.
+---@param n? integer 10
+---@return mx.MemoryLine[] list
+function mx.memory.top(n) end
+
+---@class mx.WhoOptions
+---@field seconds? mx.seconds 1; of work
+---@field objects? integer 1,000,000; to be looked at, some 50 bytes each
+
+--- Who holds an object, table, function, text or whatever: the shortest way to it from the script's globals, package.loaded, mx.state, and the stacks
+--- of tasks, handlers and coroutines that wait; else from what mxrun and the registry hold. Through upvalues, metatables and environments,
+--- not through weak tables. The loop goes on meanwhile. `<key>` is a key of the table, `<metatable>` its metatable. What only the caller has at hand
+--- is nobody's: nil, as when nothing was found; nil and an error when the search was given up.
+---
+--- ```lua
+--- mx.state.cache = { k = { {}, {}, {} } }
+--- print(mx.memory.who(mx.state.cache.k[3]))         -- mx.state.cache.k[3]; else: upvalue seen of handler (orders.lua:12)
+---                                                   -- local t in task sleeping at orders.lua:30
+--- ```
+---@async
+---@param x any
+---@param options? mx.WhoOptions
+---@return string? path
+---@return mx.Error? err
+function mx.memory.who(x, options) end
+
 --- Figures of the process: publish, consume by queue, errors, memory, gc, pool, loop, tasks, uptime. Latencies are percentiles of all
---- samples, in seconds; `recent` has those of the last 10 to 20 s, and so has `loop.lag_p99`.
+--- samples, in seconds: of a queue `handler`, and `wait`, from taking a delivery in to the start of its handler. `recent` has those of the
+--- last 10 to 20 s, and so has `loop.lag_p99`.
 ---@return table
 function mx.stats() end
+
+--- # Profiles
+
+--- Where time goes and what is allocated, by line of the script, as files of pprof: `mxrun profile top FILE` and `go tool pprof FILE` read them.
+--- cpu: 97 samples a second of processor time. heap, alloc: a block for about each 512 KiB, with what was allocated and what is held. wait: every
+--- wait. When it costs more than 2 % of the time, samples become half as many. All samples of handlers have the labels queue and handler, with `-w`
+--- worker. `--profile cpu,heap,wait` does it for a whole run, `--http` serves /debug/pprof/.
+mx.profile = {}
+
+--- Waits so long, then writes what took processor time meanwhile, in all tasks. The path is tried first.
+---
+--- ```lua
+--- assert(mx.profile.cpu(0.2, os.tmpname()))
+--- assert(mx.profile.heap(os.tmpname()))
+--- ```
+---@async
+---@param seconds mx.seconds
+---@param path string
+---@return true? ok
+---@return mx.Error? err what could not be written
+function mx.profile.cpu(seconds, path) end
+
+--- Writes what was allocated since sampling of the heap began, with the first call at the latest, and what of it is held.
+---@param path string
+---@return true? ok
+---@return mx.Error? err
+function mx.profile.heap(path) end
+
+---@class mx.ProfileOptions
+---@field hz? number 97; of cpu
+---@field every_bytes? mx.bytes 512KB; of alloc, which heap is the same as; who asks first decides
+
+--- Begins a profile of several things, which mx.profile.stop ends. There is one at a time; others may be taken meanwhile by other ways.
+---
+--- ```lua
+--- mx.profile.start { "cpu", "alloc", "wait", hz = 200 }
+--- mx.sleep(0.1)
+--- assert(mx.profile.stop(os.tmpname()))
+--- ```
+---@param options? ("cpu"|"alloc"|"heap"|"wait")[]|mx.ProfileOptions which, cpu, and how often
+function mx.profile.start(options) end
+
+--- Writes what was since mx.profile.start, all into one file, and ends it. What cannot be written goes on, to be stopped with another path.
+---@param path string
+---@return true? ok
+---@return mx.Error? err
+function mx.profile.stop(path) end
+
+--- Calls f(...): what it does, and what is begun in it, has these labels beside those that hold already. Returns, and raises, what f does.
+---
+--- ```lua
+--- local total = mx.profile.label({ tenant = "acme" }, function(a, b) return a + b end, 1, 2)
+--- ```
+---@generic T
+---@param labels table<string, string|number|boolean>
+---@param f fun(...): T
+---@param ... any
+---@return T ...
+function mx.profile.label(labels, f, ...) end
+
+---@class mx.ContinuousOptions
+---@field every? mx.seconds 300
+---@field duration? mx.seconds 10; below every
+---@field dir? string "profiles"; is made
+---@field keep? integer 288; files of each kind, the oldest of those written here go
+---@field profiles? ("cpu"|"heap"|"wait")[] cpu and heap
+---@field hz? number 97
+
+--- Writes profiles again and again, as DIR/cpu-20260131-235959-PID.pb.gz. What cannot be written is logged.
+---
+--- ```lua
+--- local profiles = mx.profile.continuous { every = 300, duration = 10, dir = os.tmpname() .. "-profiles", keep = 288 }
+--- profiles:cancel()
+--- ```
+---@param options? mx.ContinuousOptions
+---@return mx.Timer timer
+function mx.profile.continuous(options) end
 
 --- # Health
 
@@ -1084,6 +1378,119 @@ function mx.json.array(t) end
 ---@return boolean
 function mx.json.is_array(t) end
 
+--- # Benchmarks
+---
+--- `mxrun bench FILE` plays what FILE returns. With a rate the model is open: messages are due by the schedule, whatever the broker does, and
+--- their latencies count from then (`publish.confirm`, `e2e`); what counts from the real send is beside it (`raw`). All samples are measured.
+--- What is due while a window is full, or while there is no connection, leaves as soon as it may, in a burst; what never left has waited
+--- until the end, and counts. Who held a message back is told apart: when it was mxrun itself, the verdict is "generator-limited", exit code 3.
+---
+--- ```lua
+--- return mx.workload {
+---   topology = { queues = { bench = { durable = false } } },
+---   producers = {
+---     count = 4, key = "bench", size = { 200, 2000 }, max_in_flight = 1000,
+---     stages = { { rate = 1000, duration = 10 }, { ramp = 20000, duration = 20 }, { rate = function(t) return 1000 + 100 * t end, duration = 30 } },
+---   },
+---   consumers = { count = 4, queue = "bench" },
+---   warmup = 5, verify = true,
+---   thresholds = {
+---     ["e2e.p99"] = "< 20ms", ["publish.confirm.p95"] = "< 10ms", ["verify.lost"] = "== 0", ["memory.peak_rss"] = "< 256MB",
+---     ["e2e.p99.9"] = { "< 1s", window = 10, abort = true },
+---     tail = function(s) return s.e2e:p(99.99) < 0.5, "tail too long" end,
+---   },
+---   done = function(s) print(s.e2e:p(99.99)) end,
+--- }
+--- ```
+
+--- Checks the description; raises at what is wrong with it.
+---@param description mx.Workload
+---@return table workload
+function mx.workload(description) end
+
+---@class mx.Workload
+---@field name? string in the report (the file's name)
+---@field topology? table as of mx.topology, declared first
+---@field producers? mx.WorkloadProducers one group, or a list of groups
+---@field consumers? mx.WorkloadConsumers one group, or a list of groups
+---@field warmup? mx.seconds before the stages, at the rate of the first; not measured (0)
+---@field duration? mx.seconds of producers without stages (10)
+---@field verify? boolean|{ copies?: integer } counts what was lost, duplicated and out of order; copies: how often each message arrives (1; from a fanout exchange of the topology once in each of its queues that is consumed)
+---@field thresholds? table<string, string|function|table> by path of the bench JSON: "< 20ms"; or a name of its own: a function of the result that answers false, why. { "< 20ms", window =, abort =, after = }: of each so many seconds; ends the run; not before
+---@field drain? mx.seconds how long what is under way at the end may take to arrive, as long as something does (30)
+---@field setup? fun() once the topology is declared; of several processes in the first
+---@field done? fun(s: mx.BenchResult) at the end
+
+--- Each producer has a connection of its own. Functions must not wait, but run. i: which message it is, counted over the producers of the group.
+---@class mx.WorkloadProducers
+---@field count? integer (1)
+---@field exchange? string ("": the key is the queue's name)
+---@field key? string|string[]|fun(i: integer, producer: integer): string of a list producers get one each, in turn
+---@field size? integer|{ [1]: integer, [2]: integer }|fun(i: integer): integer bytes of a body (64); with 32 or more it begins with the stamp, else that is the header x-mx-bench
+---@field body? string|table|fun(i: integer): string|table instead of size; a table becomes JSON
+---@field options? mx.PublishOptions|fun(i: integer): mx.PublishOptions
+---@field max_in_flight? integer of each producer (10000)
+---@field rate? number|fun(t: number): number messages a second of the group; without it, and without stages, as fast as it goes
+---@field stages? mx.WorkloadStage[]
+---@field arrival? "uniform"|"poisson" even, or as by chance ("uniform")
+---@field messages? integer each producer sends so many at most
+---@field confirm? boolean (true)
+---@field persistent? boolean (true)
+---@field mandatory? boolean (true)
+---@field timeout? mx.seconds for one confirm (30)
+---@field run? fun(i: integer): ... instead of a publish: each arrival is a task that runs it, max_in_flight of them at once; false, or nil and an error, is an error. Its time is publish.confirm
+
+---@class mx.WorkloadStage
+---@field duration mx.seconds
+---@field rate? number|fun(t: number): number messages a second; t: seconds in the stage, the function is asked before the run. Without rate and ramp: as fast as it goes
+---@field ramp? number the rate changes evenly from that of the stage before (0) to this
+
+--- Each consumer has a connection of its own.
+---@class mx.WorkloadConsumers
+---@field count? integer (1)
+---@field queue? string|string[] of a list consumers get one each, in turn
+---@field handler? fun(msg: mx.Message): ...
+---@field messages? integer each takes so many; the run ends when all have
+---@field prefetch? integer 256
+---@field concurrency? integer 1
+---@field auto_ack? boolean
+---@field timeout? mx.seconds for a handler that waits (30)
+---@field priority? integer
+---@field args? table
+---@field retry? mx.RetryOptions
+
+--- What `--json` writes. Seconds and bytes throughout. Figures that are not there were not measured.
+---@class mx.BenchResult
+---@field name string
+---@field verdict "ok"|"threshold"|"generator-limited"
+---@field duration number of what was measured
+---@field publish { count: integer, rate: number, errors: integer, unsent: integer, confirm: mx.BenchLatency } unsent: due, and never sent
+---@field consume { count: integer, rate: number, handler: mx.BenchLatency }
+---@field e2e mx.BenchLatency
+---@field verify? { lost: integer, duplicated: integer, reordered: integer, unread: integer, expected: integer, strange: integer } reordered: a consumer got it after a later one of the same producer; unread: in the queues still; strange: of no producer of this run
+---@field cpu { user: number, sys: number, us_per_message: number }
+---@field memory { peak_rss: number, lua_peak: number, mb_per_1k_rate: number } of all processes together
+---@field gc { cycles: integer, pause_avg: number, pause_p99: number, pause_max: number }
+---@field generator? { lag_p99: number, lag_max: number, late: integer, behind: number, busy: number } how much later than it could have it sent; late: messages by more than 1 ms; for how long something was overdue, and which part of that it worked rather than slept
+---@field thresholds { name: string, expr: string, value?: number, ok: boolean, why?: string, window?: number, aborted?: boolean }[]
+---@field aborted? { at: number, name: string } a threshold or "signal" ended it early
+---@field series table[] a row for each second
+---@field histograms table<string, number[][]> confirm, confirm_raw, e2e, e2e_raw: { seconds, count } of each bucket
+---@field system table
+---@field config table the workload
+
+--- p50, p95, p99, p999, max and mean are nil without samples.
+---@class mx.BenchLatency
+---@field count integer
+---@field p50? number
+---@field p95? number
+---@field p99? number
+---@field p999? number
+---@field max? number
+---@field mean? number
+---@field raw? mx.BenchLatency of confirm and e2e: from the real send
+---@field p fun(self, percent: number): number? any percentile
+
 --- # Tests
 
 --- For specs that `mxrun test` runs (busted's describe, it, assert); a spec may wait.
@@ -1135,6 +1542,22 @@ local TestHarness = {}
 ---@param fields? table of the message: headers, key, exchange, attempt, id, correlation_id, reply_to, content_type, content_encoding, type, app_id, timestamp, priority
 ---@return { decision: "ack"|"reject"|"retry"|"requeue"|"failed", reason: string?, delay: number?, dead: boolean?, published: table[], replies: table[]? } result
 function TestHarness:deliver(queue, value, fields) end
+
+--- Hands messages to the handler of the queue's mx.consume_batch as one batch, whatever its limits and its policy are, and waits for one
+--- run of the handler. messages has the decision about each; halved: it failed, and would be run again by halves. The policy is a function to
+--- be tried by itself: `h.consumers.rows.options.policy { count = 8, age = 0.1 }`.
+---
+--- ```lua
+--- local h = mx.test.load "examples/batch.lua"
+--- local result = h:deliver_batch("rows", { { id = 1, amount = 5 }, { id = 2 } })
+--- assert(result.messages[1].decision == "ack" and result.messages[2].decision == "reject")
+--- h:close()
+--- ```
+---@async
+---@param queue string
+---@param list (string|table)[] bodies, or messages: see deliver
+---@return { decision: string, reason: string?, messages: table[], halved: boolean?, published: table[] } result
+function TestHarness:deliver_batch(queue, list) end
 
 --- Runs what the script gave to mx.on(event).
 ---@param event mx.Event

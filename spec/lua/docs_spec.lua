@@ -75,8 +75,17 @@ describe("the reference", function()
       ["mx.TcpOptions"] = function() mx.tcp("localhost", 1, odd) end,
       ["mx.TlsOptions"] = function() mx.connect { url = "amqps://localhost", tls = odd } end,
       ["mx.ConsumeOptions"] = function() mx.consume("docs", odd, nop) end,
+      ["mx.ConsumeBatchOptions"] = function() mx.consume_batch("docs", odd, nop) end,
+      ["mx.BatchLimits"] = function() mx.publisher { batch = odd } end,
       ["mx.HealthOptions"] = function() mx.health("docs", odd, nop) end,
+      ["mx.WhoOptions"] = function() mx.memory.who({}, odd) end,
+      ["mx.ProfileOptions"] = function() mx.profile.start(odd) end,
+      ["mx.ContinuousOptions"] = function() mx.profile.continuous(odd) end,
       ["mx.RetryOptions"] = function() mx.consume("docs", { retry = odd }, nop) end,
+      ["mx.Workload"] = function() mx.workload(odd) end,
+      ["mx.WorkloadProducers"] = function() mx.workload { producers = odd } end,
+      ["mx.WorkloadStage"] = function() mx.workload { producers = { key = "docs", stages = { odd } } } end,
+      ["mx.WorkloadConsumers"] = function() mx.workload { consumers = odd } end,
     } do
       local ok, e = pcall(call)
       assert.is_false(ok)
@@ -87,9 +96,9 @@ describe("the reference", function()
     end
   end)
 
-  it("names each function of mx.amqp, mx.health, mx.json, mx.log and mx.test", function()
+  it("names each function of mx.amqp, mx.health, mx.json, mx.log, mx.memory, mx.pool, mx.profile and mx.test", function()
     assert(mx.test)                               -- loaded when first asked for
-    for _, part in ipairs { "amqp", "health", "json", "log", "test" } do
+    for _, part in ipairs { "amqp", "health", "json", "log", "memory", "pool", "profile", "test" } do
       for name in pairs(mx[part]) do
         local text = ("%s.%s"):format(part, name)
         local class = "mx." .. part:sub(1, 1):upper() .. part:sub(2)
@@ -104,11 +113,15 @@ describe("the reference", function()
       ["mx.Publisher"] = conn:publisher(), ["mx.Task"] = mx.spawn(function() end), ["mx.Timer"] = mx.after(0, function() end),
       ["mx.Channel"] = mx.chan(1), ["mx.Semaphore"] = mx.semaphore(1), ["mx.Counter"] = mx.counter "docs_c",
       ["mx.Gauge"] = mx.gauge "docs_g", ["mx.Histogram"] = mx.histogram "docs_h",
-      ["mx.Socket"] = setmetatable({}, require "mx.tcp".Socket),
+      ["mx.Snapshot"] = mx.memory.snapshot(), ["mx.Socket"] = setmetatable({}, require "mx.tcp".Socket),
     }
     assert(conn:queue "docs")
     objects["mx.DeadLetters"] = assert(conn:dlq "docs")
     objects["mx.TestBroker"], objects["mx.TestHarness"] = mx.test.broker(), mx.test.load "examples/refunds.lua"
+    assert(conn:publish("", "docs", "x"))
+    local batches = assert(conn:consume_batch("docs", { size = 1 }, function(batch) objects["mx.Batch"] = batch end))
+    mx.test.eventually(function() return objects["mx.Batch"] end)
+    batches:stop()
     objects["mx.Consumer"] = assert(conn:consume("docs", function() end))
     for class, object in pairs(objects) do assert.same(names(by[class]), names(methods(object)), class) end
     conn:close()
