@@ -99,6 +99,21 @@ FILE: fine, 1 exchange, 6 queues, 0 bindings, 0 consumers
 ]], out)
   end)
 
+  it("looks at what a workload declares, publishes to and consumes", function()
+    local workload = [[return mx.workload {
+      topology = { exchanges = { app = "topic" }, queues = { orders = { bind = { { "app", "#" } } } } },
+      producers = { { exchange = "app", key = "a.b" }, { key = { "orders", "%s" } }, { key = function() return "any" end } },
+      consumers = { queue = { "orders", "%s" } },
+    }]]
+    local out, code = check(workload:format("orders", "orders"))
+    assert.equal("FILE: fine, 1 exchange, 1 queue, 1 binding, 1 consumer\n", out)
+    assert.equal(0, code)
+    out, code = check(workload:format("oders", "rest"))
+    assert.matches('FILE[:%d]*: warning: publishes to queue "oders", which this script does not declare\n', out)
+    assert.matches('FILE[:%d]*: warning: consumes "rest", which this script does not declare\n', out)
+    assert.equal(0, code)
+  end)
+
   it("starts no timers and tasks, and ends although the main chunk waits", function()
     local out, code = check "mx.after(0, function() error 'ran' end) mx.spawn(function() error 'ran' end) mx.chan():get()"
     assert.matches("warning: the main chunk still waited", out)

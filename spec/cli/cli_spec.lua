@@ -107,6 +107,39 @@ describe("a script", function()
     assert.equal("finished\n", text)
   end)
 
+  it("drains on SIGTERM: what batches have gathered is handled and published, however long they would wait", function()
+    local text, code = run("-u mem:// " .. script [[
+      require('ffi').cdef 'int getpid(void);'
+      assert(mx.queue "q")
+      assert(mx.queue "out")
+      local p = mx.publisher { batch = { size = 100, timeout = 600 } }
+      local consumer = assert(mx.consume_batch("q", { size = 100, timeout = 600 }, function(b)
+        print(#b .. " handled")
+        for _, m in ipairs(b) do assert(p:publish_async("out", m.body)) end
+      end))
+      mx.on("stop", function() mx.sleep(0) end)
+      for i = 1, 3 do assert(mx.publish("", "q", tostring(i))) end
+      while consumer:stats().in_flight < 3 do mx.sleep(0.001) end
+      assert(p:publish_async("out", "0"))
+      io.popen("kill -TERM " .. require("ffi").C.getpid()):close()
+    ]])
+    assert.same({ 0, "3 handled\n" }, { code, text })
+  end)
+
+  it("stops a batch's policy at the turn limit; the batch's own limits go on", function()
+    local text, code = run("-u mem:// --turn-limit 0.5 " .. script [[
+      assert(mx.queue "q")
+      assert(mx.consume_batch("q", { size = 2, timeout = 600, policy = function() while true do end end }, function(b)
+        print(#b .. " handled")
+        mx.stop()
+      end))
+      for i = 1, 2 do assert(mx.publish("", "q", tostring(i))) end
+    ]])
+    assert.equal(0, code, text)
+    assert.matches("a batch's policy failed.*ran past the turn limit", text)
+    assert.matches("2 handled", text)
+  end)
+
   it("says so when its own script deletes the queue under a consumer, which is over then", function()
     for _, broker in ipairs { "mem://", os.getenv "MXRUN_SPEC_AMQP" } do
       local text, code = run("-u " .. broker .. " " .. script [[

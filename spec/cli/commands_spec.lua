@@ -3,7 +3,9 @@ local cli = dofile "spec/cli/run.lua"
 
 describe("a command", function()
   it("prints its help", function()
-    for _, command in ipairs { "pub", "sub", "dlq", "topology", "test" } do
+    for _, command in ipairs {
+      "pub", "sub", "dlq", "topology", "profile", "bench", "init", "doc", "test", "attach", "eval", "top", "health",
+    } do
       local out, code = cli.mxrun(command .. " --help")
       assert.equal(0, code)
       assert.matches("^usage: mxrun " .. command, out)
@@ -39,6 +41,15 @@ describe("a command", function()
     end
   end)
 
+  it("fails at once when no broker is there", function()
+    for _, line in ipairs { "pub '' q x", "sub q", "dlq q ls", "topology examples/refunds.lua --diff" } do
+      local text, code = cli.both("-u amqp://127.0.0.1:1,amqp://127.0.0.1:2 " .. line, "timeout 20")
+      assert.equal(1, code)
+      assert.matches("mxrun.*127%.0%.0%.1:1/?: connection refused", text)
+      assert.is_nil(text:find("trying again", 1, true), text)
+    end
+  end)
+
   it("takes the options of every command before or after its word", function()
     local _, code, why = cli.mxrun "-u mem://a pub '' nowhere x"
     assert.same({ 1, "mxrun pub: message 1: publish: no queue is bound for this key\n" }, { code, why })
@@ -70,6 +81,12 @@ describe("mxrun test", function()
     _, code, why = cli.mxrun "test --no-such-option"
     assert.equal(2, code)
     assert.matches("^mxrun test: .*no%-such%-option", why)
+  end)
+
+  it("says what to install when busted is missing", function()
+    local _, code, why = cli.shell("LUA_PATH=none/?.lua LUA_CPATH=none/?.so $MXRUN test " .. cli.file(good))
+    assert.equal(2, code)
+    assert.matches("^mxrun test: busted is not there: apt%-get install lua%-busted, or luarocks install busted;", why)
   end)
 end)
 
@@ -209,6 +226,7 @@ describe("on RabbitMQ", function()
     out, code, why = dlq "ls -n 2"
     assert.matches("^bad a\tretries 0\t%d+%-%d%d%-%S+\ta\nbad b b\tretries 0\t%S+\tb b\n$", out)
     assert.same({ 0, "3 in all\n" }, { code, why })
+    assert.matches("\n3 in all\n$", (dlq "ls 2>&1"))
     assert.same({ "1 replayed\n", 0, "" }, { dlq [[replay --where 'msg.body == "c"']] })
     assert.equal("c\n", (run("$MXRUN sub -u $U -n 1 " .. name)))
     out, code, why = dlq [[replay --where 'error "odd"']]

@@ -8,7 +8,9 @@ local HANDLERS = {
 }
 
 describe("a hot loop", function()
-  local function stays_compiled(options, what, code)
+  local function stays_compiled(options, what, code, consume, loop)
+    loop = loop or "mx/turn:serve"
+    consume = consume or [[mx.consume("hot", function(msg) got = got + 1 %s end)]]
     it("is never blacklisted when its handler " .. what .. options:gsub("^%-w.*", " in a worker of a supervisor"), function()
       local log, path = os.tmpname(), os.tmpname()
       local f = assert(io.open(path, "w"))
@@ -16,12 +18,12 @@ describe("a hot loop", function()
         require("jit.v").start(%q)
         assert(mx.queue("hot", { durable = false }))
         local n, got, all = 0, 0, 300000
-        assert(mx.consume("hot", function(msg) got = got + 1 %s end))
+        assert(%s)
         for i = 1, all do mx.publish_async("", "hot", "body " .. i) end
         while got < all do mx.sleep(0.001) end
         print(got)
         mx.stop()
-      ]]):format(log, code))
+      ]]):format(log, (consume:gsub("%%s", code))))
       f:close()
       local p = io.popen(("timeout 120 %s %s -u mem:// %s 2>/dev/null"):format(MXRUN, options, path))
       assert.equal("300000\n", p:read "*a")
@@ -29,7 +31,7 @@ describe("a hot loop", function()
       local compiled
       for line in io.lines(log) do
         assert.is_nil(line:match "mx/[%w]+:[%w]+.*blacklisted" and line)
-        compiled = compiled or line:find("mx/turn:serve", 1, true)
+        compiled = compiled or line:find(loop, 1, true)
       end
       assert.is_truthy(compiled)
       os.remove(log)
@@ -41,6 +43,11 @@ describe("a hot loop", function()
     stays_compiled("", what, code)
     stays_compiled("-w 1", what, code)
   end
+  stays_compiled("", "gets batches of a policy", "", [[mx.consume_batch("hot", { size = 100, policy = function(b)
+    return b.memory > 0.8 and b.count >= 50 or b.count >= 90 or 0.1 - b.age
+  end }, function(batch) got = got + #batch end)]], "mx/batch:gather")
+  stays_compiled("", "gets batches of groups", "", [[mx.consume_batch("hot", { size = 50, group_by = function(m) return m.size end },
+    function(batch) got = got + #batch end)]], "mx/batch:gather")
 end)
 
 describe("an option", function()

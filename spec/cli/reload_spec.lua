@@ -135,6 +135,30 @@ END
       assert.matches("^exit 0\n", out)
     end)
 
+    it("lets batches be handled by the code that gathered them", function()
+      local q = cli.name "reload"
+      local out = run(url, SAY .. ([[
+        mx.state.n = (mx.state.n or 0) + 1
+        local me = mx.state.n
+        assert(mx.queue(%q, { durable = false, expires = 60 }))
+        local c = assert(mx.consume_batch(%q, { size = 10, timeout = 600, policy = function(b) return me == 2 end }, function(batch)
+          print(me .. " handled " .. table.concat(batch:bodies(), " "))
+        end))
+        if me == 2 then
+          mx.after(0.3, function() mx.publish("", %q, "4") end)
+          return
+        end
+        mx.spawn(function()
+          for i = 1, 3 do assert(mx.publish("", %q, tostring(i))) end
+          while c:stats().in_flight < 3 do mx.sleep(0.005) end
+          print "gathered"
+        end)
+      ]]):format(q, q, q, q), "seen 1 gathered; hup; seen 2 handled")
+      assert.matches("1 handled 1 2 3\n", out)
+      assert.matches("2 handled 4\n", out)
+      assert.matches("^exit 0\n", out)
+    end)
+
     it("deletes the queues to which the broker of an older generation gave the name, and no connection is made anew", function()
       local out = run(url, SAY .. [[
         local s = mx.state

@@ -96,7 +96,7 @@ describe("--http of several workers", function()
     for n = 1, 2 do assert.is_true(all[('mxrun_uptime_seconds{worker="%d"}'):format(n)] > 0) end
     local _, text = w:get("/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n")
     assert.equal(3, exposition(text, true)['x_total{a="b"}'])
-    assert.same({ 404, "there is /health, /live, /metrics, /ready\n" }, w:says "/nothing")
+    assert.same({ 404, "there is /debug/pprof/, /health, /live, /metrics, /ready\n" }, w:says "/nothing")
     assert.same({ 200, "ok\n" }, w:says "/live")
     eventually(function() return (w:get "/ready") == 200 end)
     w:signal "TERM"
@@ -112,8 +112,11 @@ describe("--http of several workers", function()
     ]]
     for kills = 1, 3 do
       w:signal("KILL", w:workers()[1])
-      eventually(function() return w:metrics().x_total == 10 + 5 * kills end)
-      local all = w:metrics()
+      local all                                          -- the new one sets one after the other
+      eventually(function()
+        all = w:metrics()
+        return all.x_total == 10 + 5 * kills and all.level == 2
+      end)
       assert.same({ 2, 2 + kills, kills }, { all.level, all.h_seconds_count, all.mxrun_worker_restarts_total })
     end
   end)

@@ -21,7 +21,7 @@ local function until_(what, f)
     if result then return result end
     mx.sleep(0.02)
   end
-  error("in vain: " .. what, 2)
+  error("in vain: " .. (type(what) == "function" and what() or what), 2)
 end
 
 -- Starts mxrun in the background: pid, out() what it printed, then "exit N".
@@ -34,7 +34,7 @@ local function start(arguments, environment)
   os.remove(base .. ".pid")
   function p.out() return read(base) end
   function p.prints(pattern)
-    return until_(pattern .. " in: " .. p.out(), function() return p.out():match(pattern) end)
+    return until_(function() return pattern .. " in: " .. p.out() end, function() return p.out():match(pattern) end)
   end
   function p.count(pattern) return select(2, p.out():gsub(pattern, "")) end
   function p.workers()
@@ -108,13 +108,13 @@ describe("a worker", function()
 
   it("that fails is started again after pauses that grow", function()
     local p = start("-w 1 -u mem:// " .. cli.file "mx.sleep(0.1) error 'broken'")
-    until_("five deaths", function() return p.count "broken" >= 5 end)
+    until_("five deaths", function() return p.count "a worker died" >= 5 end)
     local pauses = {}
     for pause in p.out():gmatch "pause=([%d.]+)" do pauses[#pauses + 1] = tonumber(pause) end
     assert.equal(0, pauses[1])
     assert.is_true(pauses[4] >= 0.2)
     signal("TERM", p.pid)
-    p.prints "exit 0\n"
+    p.prints "exit [01]\n"                               -- 1: the pause was over, the next one was failing
   end)
 
   it("whose loop stands still is killed and replaced", function()
@@ -338,6 +338,27 @@ describe("on RabbitMQ", function()
       c:stop()
     end)
   end
+
+  it("a message that kills its workers out of a batch is dead-lettered, the others of the batch are handled", function()
+    for n = 1, 30 do assert(conn:publish("", queue, n == 20 and "poison" or "good", { id = "m" .. n })) end
+    local p = start_on("-w 1", [[
+      mx.consume_batch(mx.config.q, { size = 10, prefetch = 30, timeout = 0.05, concurrency = 2 }, function(batch)
+        for _, msg in ipairs(batch) do
+          if msg.body == "poison" then os.exit(7) end
+        end
+        for _, msg in ipairs(batch) do assert(mx.publish("", mx.config.q .. ".done", msg.id)) end
+      end)
+    ]], EXITS)
+    p.prints "a message is not run again .* id=m20"
+    until_("an empty queue", function() return messages "" == 0 and messages ".dlq" == 1 end)
+    assert.is_true(p.count "a worker died" <= 6)
+    local done = {}
+    local c = assert(conn:consume(queue .. ".done", function(msg) done[msg.body] = true end))
+    for n = 1, 30 do
+      if n ~= 20 then until_("m" .. n, function() return done["m" .. n] end) end
+    end
+    c:stop()
+  end)
 
   it("a message without an id is known by what is in it", function()
     assert(conn:publish("", queue, "poison", { id = "" }))

@@ -42,6 +42,15 @@ on_each_broker("a call", function(connect, name)
     assert.equal("fast", assert(c:call("", q, "fast", { timeout = 5 })).body)
   end)
 
+  it("says what time it was given, not what was left of it", function()
+    local c = connect()
+    local q = assert(c:queue(name "silent", { durable = false }))
+    local long = {}
+    for i = 1, 2e5 do long[i] = i end                                   -- that takes its time to become JSON
+    local _, e = c:call("", q, long, { timeout = 0.2 })
+    assert.equal("call: no answer within 0.2 s", tostring(e))
+  end)
+
   it("fails at once when nobody is there, and goes on to work", function()
     local c = connect()
     local answer, e = c:call("", name "nobody", "x", { timeout = 30 })

@@ -45,6 +45,24 @@ on_each_broker("dead letters", function(connect, name)
     end
   end)
 
+  it("of a quorum queue have no delivery limit where there would be one", function()
+    local c = connect()
+    local function limit_of(q, asked)
+      local ok, e = c:queue(q, { type = "quorum", args = { ["x-delivery-limit"] = asked } })
+      return ok and "none" or e.differs and e.differs.there or tostring(e)
+    end
+    local before = assert(c:queue(name "before", { type = "quorum", dlq = true }))
+    finally(function() c:delete_queue(before) c:delete_queue(before .. ".dlq") end)
+    assert.equal("none", limit_of(before .. ".dlq", 7))
+    local link = assert(c:control(before))
+    link.rabbit = 4                                       -- RabbitMQ 4 has a limit of 20, unless the queue says -1
+    local after = assert(c:queue(name "after", { type = "quorum", dlq = true }))
+    finally(function() c:delete_queue(after) c:delete_queue(after .. ".dlq") end)
+    assert.equal("-1", limit_of(after .. ".dlq", 7))
+    assert.equal(before, c:queue(before, { type = "quorum", dlq = true }))        -- it is kept as it is
+    assert.equal("none", limit_of(before .. ".dlq", 7))
+  end)
+
   it("are looked at without losing one or its place", function()
     local _, _, d = setup("peek", 6)
     local m = assert(d:peek(2))()

@@ -198,6 +198,35 @@ on_each_broker("a stream", function(connect, name)
     c:delete_queue(q .. ".dlq")
   end)
 
+  it("is read in batches: a failed one is halved in place, and a resume goes on behind what was settled", function()
+    local c = connect()
+    local q = stream(c, "batch", 20)
+    if not q then return end
+    local seen, dead, n = {}, {}, 0
+    local consumers = {}
+    consumers[1] = assert(c:consume_batch(q, with { size = 8, prefetch = 20, timeout = 0.1, retry = { max = 1, base = 0.02 } }, function(b)
+      for _, m in ipairs(b) do
+        if m.body == "11" then return nil, "bad row" end
+      end
+      for _, m in ipairs(b) do
+        seen[m.body], n = (seen[m.body] or 0) + 1, n + 1
+      end
+      if n == 8 then return "retry", 0.02 end
+    end))
+    consumers[2] = assert(c:consume(q .. ".dlq", function(m) dead[#dead + 1] = m.body end))
+    eventually(function() return n == 27 and #dead == 1 and consumers[1]:stats().in_flight == 0 end)
+    for i = 1, 20 do assert.equal(i <= 8 and 2 or i ~= 11 and 1 or nil, seen[tostring(i)]) end
+    assert.same({ "11" }, dead)
+    assert(consumers[1]:stop())
+    assert(c:publish("", q, "21"))
+    assert(consumers[1]:resume())
+    eventually(function() return seen["21"] end)
+    assert.equal(28, n)
+    for _, consumer in ipairs(consumers) do assert(consumer:stop()) end
+    c:delete_queue(q)
+    c:delete_queue(q .. ".dlq")
+  end)
+
   it("keeps nothing of what ran again", function()
     local c = connect()
     local q = stream(c, "kept", 20)

@@ -24,7 +24,8 @@ describe("the account of memory", function()
   it("has an owner for every byte that the process holds", function()
     local s = mx.memory.stats()
     local sum = 0
-    for _, name in ipairs { "lua", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls", "pools", "other" } do
+    for _, name in ipairs { "lua", "messages", "unconfirmed", "buffers", "deliveries", "receipts", "broker", "tls", "profiler", "pools",
+                            "other" } do
       assert.is_true(s[name] >= 0, name)
       sum = sum + s[name]
     end
@@ -67,6 +68,36 @@ on_each_broker("the account of memory", function(connect, name)
       local s = mx.memory.stats()
       return s.receipts == before.receipts and s.unconfirmed <= before.unconfirmed + 512 * 1024 and s.messages <= before.messages + MB
     end))
+  end)
+end)
+
+describe("the account of memory at rest", function()
+  it("has nothing in pools once nobody has asked them for 10 s", function()
+    local c = assert(mx.connect { url = "mem://memory-rest" })
+    assert(c:queue "memory.rest")
+    for _ = 1, 100 do assert(c:publish("", "memory.rest", "x")) end
+    assert(c:purge "memory.rest")
+    assert.is_true(held "pools" > 0)
+    local clock = mx.test.clock()
+    for _ = 1, 20 do                                     -- somebody may have asked meanwhile
+      if held "pools" == 0 then break end
+      clock:advance(11)
+      mx.sleep(0.01)
+    end
+    assert.equal(0, held "pools")
+    c:close()
+  end)
+
+  it("has what is resident and in use by nobody", function()
+    local waste = {}
+    for i = 1, 100000 do waste[i] = { i } end
+    local before = mx.memory.stats()
+    for i = 1, #waste, 2 do waste[i] = false end         -- their neighbours stay, and so does what they lay in
+    collectgarbage()
+    local s = mx.memory.stats()
+    assert.is_true(s.lua < before.lua - 2e6 and s.retained > before.retained + 1e6, s.retained - before.retained)
+    assert.is_true(s.total + s.retained <= s.rss * 1.05)
+    assert.equal(100000, #waste)
   end)
 end)
 

@@ -160,6 +160,19 @@ describe("the text of /metrics", function()
 end)
 
 on_each_broker("what mxrun counts itself", function(connect, name)
+  it("are batches, too, by what made them, and how old they were", function()
+    local c = connect()
+    local q = assert(c:queue(name "batches", { durable = false }))
+    for _ = 1, 7 do assert(c:publish("", q, "x")) end
+    local consumer = assert(c:consume_batch(q, { size = 3, timeout = 0.05 }, function() end))
+    eventually(function() return consumer:stats().acked == 7 end)
+    assert.equal(3, mx.stats().consume[q].batches)
+    assert(consumer:stop())
+    local all, queue = samples(), ('{queue="%s"'):format(q)
+    assert.same({ 2, 1, 3 }, { all["messaging_batches_total" .. queue .. ',reason="size"}'],
+      all["messaging_batches_total" .. queue .. ',reason="time"}'], all["messaging_batch_age_seconds_count" .. queue .. "}"] })
+  end)
+
   it("is by queue, and does not fall when one of two consumers leaves", function()
     local c, q = connect(), name "metrics"
     assert(c:queue(q, { durable = false }))
@@ -178,6 +191,28 @@ on_each_broker("what mxrun counts itself", function(connect, name)
     assert.is_true(all.messaging_publish_duration_seconds_count - before.messaging_publish_duration_seconds_count >= 20)
     assert.is_true(all.messaging_pool_connections_active >= 2 and all.process_resident_memory_bytes > 1e6)
     assert(b:stop())
+    assert(c:delete_queue(q))
+  end)
+
+  it("times each handler, those that raise too, and what came before it", function()
+    local c, q, n = connect(), name "metrics", 0
+    assert(c:queue(q, { durable = false, dlq = false }))
+    for _ = 1, 300 do assert(c:publish_async("", q, "x")) end
+    local consumer = assert(c:consume(q, { retry = { max = 0 } }, function()
+      n = n + 1
+      if n == 100 then mx.sleep(0.2) end
+      if n % 100 == 50 then error "no" end
+    end))
+    local label = ('{queue="%s"}'):format(q)
+    eventually(function() return samples()["messaging_consume_duration_seconds_count" .. label] == 300 end)
+    assert.equal(300, n)
+    local all = samples()
+    assert.equal(300, all["messaging_consume_wait_seconds_count" .. label])
+    assert.is_true(all["messaging_consume_duration_seconds_sum" .. label] >= 0.2)
+    local s = mx.stats().consume[q]
+    assert.is_true(s.handler.max >= 0.2 and s.handler.p95 < 0.2)
+    assert.is_true(s.wait.max >= 0.15 and s.wait.max < 30)            -- those behind the one that slept
+    assert(consumer:stop())
     assert(c:delete_queue(q))
   end)
 

@@ -286,6 +286,124 @@ on_each_broker("topology", function(connect, name)
 end)
 
 local amqp = os.getenv "MXRUN_SPEC_AMQP"
+on_each_broker("a publisher with batches", function(connect, name)
+  local function setup(base, batch, options)
+    local c = connect()
+    local q = assert(c:queue(name(base), { durable = false }))
+    local o = { conn = c, batch = batch }
+    for k, v in pairs(options or {}) do o[k] = v end
+    local p = mx.publisher(o)
+    local function send(body, opts) return assert(p:publish_async(q, body or "x", opts)) end
+    local function count() return assert(c:queue_info(q)).messages end
+    return send, count, p, c
+  end
+
+  local function pending(...)
+    for _, r in ipairs { ... } do assert.equal("pending", r.state) end
+  end
+
+  it("keeps what is published until there are enough", function()
+    local send, count = setup("size", { size = 3, timeout = 60 })
+    local a, b = send(), send()
+    mx.sleep(0.02)
+    pending(a, b)
+    assert.equal(0, count())
+    assert.is_true(send():wait(10))
+    assert.same({ "confirmed", "confirmed", 3 }, { a.state, b.state, count() })
+    local d = send()
+    mx.sleep(0.02)
+    pending(d)
+    assert.equal(3, count())
+  end)
+
+  it("or enough bytes, or the first is old enough", function()
+    local send, count = setup("bytes", { bytes = 10, timeout = 60 })
+    local a = send "12345"
+    mx.sleep(0.02)
+    pending(a)
+    assert.is_true(send("67890"):wait(10))
+    assert.equal(2, count())
+    send = setup("time", { timeout = 0.05 })
+    assert.is_true(send():wait(10))
+  end)
+
+  it("or its policy says so, at once or when it is asked again", function()
+    local looks = {}
+    local send = setup("policy", { size = 1000, timeout = 60, policy = function(b)
+      looks[#looks + 1] = { b.count, b.bytes, b.depth, b.in_flight }
+      assert(b.age < 60 and b.idle <= b.age and b.memory >= 0 and b.rate >= 0)
+      return b.count == 2
+    end })
+    local a = send "abc"
+    pending(a)
+    assert.is_true(send("de"):wait(10))
+    assert.same({ { 1, 3, 0, 0 }, { 2, 5, 0, 0 } }, looks)
+    send = setup("again", { timeout = 60, policy = function(b) return b.age > 0.05 or 0.01 end })
+    assert.is_true(send():wait(10))
+    send = setup("raises", { size = 2, timeout = 60, policy = function() error "oops" end })
+    send()
+    assert.is_true(send():wait(10))
+  end)
+
+  it("waits with publish for what is kept, and tells what came of each", function()
+    local send, count, p = setup("each", { size = 2, timeout = 60 })
+    local a = send()
+    local ok, e = p:publish("no such queue", "x")
+    assert.is_nil(ok)
+    assert.equal("unroutable", e.code)
+    assert.same({ true, 1 }, { a:wait(10), count() })
+  end)
+
+  it("lets nothing wait when the window is full, or it closes", function()
+    local send, count, p = setup("window", { size = 4, timeout = 60 }, { max_in_flight = 4 })
+    for _ = 1, 50 do send() end
+    assert.is_true(p:close())
+    assert.equal(50, count())
+  end)
+
+  it("carries what a message can have", function()
+    local c = connect()
+    local q = assert(c:queue(name "options", { durable = false }))
+    local p = mx.publisher { conn = c, batch = { size = 2, timeout = 60 } }
+    local got = {}
+    assert(c:consume(q, function(m) got[#got + 1] = { m.data, m.headers.tenant, m.expiration, m.id:sub(1, 3), m.persistent } end))
+    assert(p:publish_async(q, { id = 7 }, { headers = { tenant = "x" }, expiration = 60, id = "o-7", persistent = false }))
+    assert(p:publish(q, ("y"):rep(300000)))
+    mx.test.eventually(function() return got[2] end, 10)
+    assert.same({ { id = 7 }, "x", 60, "o-7", false }, got[1])
+    assert.equal(300000, #got[2][1])
+    assert.is_true(got[2][5])
+  end)
+
+  it("sends without confirms, too", function()
+    local send, count = setup("once", { size = 3, timeout = 60 }, { confirm = false })
+    send() send()
+    mx.sleep(0.02)
+    assert.equal(0, count())
+    send()
+    assert.is_true(mx.test.eventually(function() return count() == 3 end, 10))
+  end)
+
+  it("holds up the ack of the handler that published", function()
+    local c = connect()
+    local q, from = assert(c:queue(name "to", { durable = false })), assert(c:queue(name "from", { durable = false }))
+    local p = mx.publisher { conn = c, batch = { size = 2, timeout = 60 } }
+    local consumer = assert(c:consume(from, function(m) assert(p:publish_async(q, m.body)) end))
+    assert(c:publish("", from, "1"))
+    assert.is_true(mx.test.eventually(function() return consumer:stats().count == 1 end, 10))
+    mx.sleep(0.02)
+    assert.same({ 0, 1 }, { consumer:stats().acked, consumer:stats().in_flight })
+    assert(c:publish("", from, "2"))
+    assert.is_true(mx.test.eventually(function() return consumer:stats().acked == 2 end, 10))
+  end)
+
+  it("cannot have larger ones than its window", function()
+    local ok, e = pcall(setup, "refused", { size = 500 }, { max_in_flight = 100 })
+    assert.is_false(ok)
+    assert.matches("size is 500, at most 100: max_in_flight counts what is gathered, too", e)
+  end)
+end)
+
 describe("a publisher's retry", function()
   if not amqp then return end
 

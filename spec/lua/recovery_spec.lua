@@ -218,6 +218,111 @@ describe("a connection that is lost", function()
     assert.equal(404, e.reply_code)
   end)
 
+  it("takes what a batch had gathered along: it comes again, and is handled once", function()
+    local q, got, sizes = name(), {}, {}
+    assert(direct:queue(q, { durable = false }))
+    local enough = false
+    local consumer = assert(conn:consume_batch(q, { size = 50, timeout = 60, policy = function() return enough or 0.02 end }, function(b)
+      sizes[#sizes + 1] = #b
+      for _, m in ipairs(b) do got[m.body] = (got[m.body] or 0) + 1 end
+    end))
+    for round = 1, 3 do
+      for i = 1, 4 do assert(direct:publish("", q, round .. "." .. i)) end
+      assert(eventually(function() return consumer:stats().in_flight == 4 * round end))
+      cut(round == 2 and "fin" or "rst")
+      assert(eventually(function() return consumer:stats().in_flight == 4 * round end))
+    end
+    enough = true
+    assert(eventually(function() return consumer:stats().acked == 12 end))
+    for round = 1, 3 do
+      for i = 1, 4 do assert.equal(1, got[round .. "." .. i]) end
+    end
+    for i = 1, 3 do assert(direct:publish("", q, "after " .. i)) end
+    assert(eventually(function() return consumer:stats().acked == 15 end))
+    assert.is_true(consumer:stop())
+    direct:delete_queue(q)
+  end)
+
+  it("makes what a batch's handler settles afterwards count for nothing", function()
+    local q, runs, go, second = name(), 0, false, nil
+    assert(direct:queue(q, { durable = false }))
+    for i = 1, 8 do assert(direct:publish("", q, tostring(i))) end
+    local consumer = assert(conn:consume_batch(q, { size = 4, timeout = 60 }, function(b)
+      runs = runs + 1
+      if runs > 1 then return end
+      while not go do mx.sleep(0.01) end
+      second = b:fail(1, "late")
+      return nil, "stale"
+    end))
+    assert(eventually(function() return runs == 1 end))
+    cut()
+    go = true
+    assert(eventually(function() return consumer:stats().acked == 8 end))
+    assert.is_true(second)                              -- nobody knows better before it is settled
+    local s = consumer:stats()
+    assert.same({ 3, 0, 0, 0 }, { runs, s.retried, s.rejected, s.failed })
+    assert(eventually(function() return direct:queue_info(q).messages == 0 end))
+    direct:delete_queue(q)
+  end)
+
+  it("makes what a handler that fails afterwards decided count for nothing, too: no copy of it goes out", function()
+    local q, runs, go = name(), 0, false
+    assert(direct:queue(q, { durable = false, dlq = true }))
+    assert(direct:publish("", q, "x"))
+    local consumer = assert(conn:consume(q, { retry = { max = 0 } }, function()
+      runs = runs + 1
+      if runs > 1 then return end
+      while not go do mx.sleep(0.01) end
+      return "reject", "stale"
+    end))
+    assert(eventually(function() return runs == 1 end))
+    cut()
+    go = true
+    assert(eventually(function() return consumer:stats().acked == 1 and runs == 2 end))
+    assert.equal(0, consumer:stats().rejected)
+    assert.equal(0, direct:queue_info(q .. ".dlq").messages)
+    direct:delete_queue(q)
+    direct:delete_queue(q .. ".dlq")
+  end)
+
+  it("reads a stream on from what was not settled", function()
+    local q, seen, go, waited = name(), {}, false, false
+    assert(direct:queue(q, { type = "stream" }))
+    for i = 1, 8 do assert(direct:publish("", q, tostring(i))) end
+    local consumer = assert(conn:consume(q, { prefetch = 8, args = { ["x-stream-offset"] = "first" } }, function(m)
+      seen[#seen + 1] = m.body
+      if m.body ~= "4" or go then return end
+      waited = true
+      while not go do mx.sleep(0.01) end
+    end))
+    assert(eventually(function() return waited end))
+    cut()
+    go = true
+    assert(eventually(function() return seen[#seen] == "8" end))
+    assert.same({ "1", "2", "3", "4", "4", "5", "6", "7", "8" }, seen)
+    assert.is_true(consumer:stop())
+    direct:delete_queue(q)
+  end)
+
+  it("takes no publish that a batch had kept: they go out once it is back", function()
+    local q, seen, n = name(), {}, 0
+    assert(direct:queue(q, { durable = false }))
+    assert(direct:consume(q, function(m)
+      if not seen[m.id] then seen[m.id], n = true, n + 1 end
+    end))
+    local publisher = mx.publisher { conn = conn, batch = { size = 100, timeout = 60 } }
+    local receipts = {}
+    for round = 1, 3 do
+      for _ = 1, 10 do receipts[#receipts + 1] = assert(publisher:publish_async(q, "x")) end
+      cut(round == 2 and "fin" or "rst")
+    end
+    for _ = 1, 100 do receipts[#receipts + 1] = assert(publisher:publish_async(q, "x")) end
+    assert.is_true(publisher:close())
+    assert.is_true(mx.wait_all(receipts, 20))
+    assert(eventually(function() return n == 130 end))
+    direct:delete_queue(q)
+  end)
+
   it("does not bring back an auto-delete queue that had its last consumer (R29)", function()
     local q = name()
     assert(conn:queue(q, { durable = false, auto_delete = true }))

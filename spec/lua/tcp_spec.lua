@@ -458,4 +458,64 @@ describe("a socket over TLS", function()
     local s, e = mx.tcp("127.0.0.1", greet, { tls = true })
     assert.same({ nil, "connection", ("127.0.0.1:%d: TLS: what answers does not speak TLS"):format(greet) }, { s, code(e), tostring(e) })
   end)
+
+  describe("begun later", function()
+    local function greeted(text, options)
+      local s = assert(mx.tcp("127.0.0.1", plain, options))
+      s:send(text)
+      return s
+    end
+
+    it("encrypts what goes on, both ways", function()
+      local s = greeted "starttls\n"
+      assert.equal("go", s:receive())
+      assert(s:starttls { ca = pki .. "/ca.pem", server_name = "localhost" })
+      assert(s:send "echo\n")
+      assert(s:send(abc(300000)))
+      assert.equal(abc(300000), (s:receive(300000)))
+      assert.same({ nil, "validation" }, { (s:starttls { ca = pki .. "/ca.pem" }), code(select(2, s:starttls { ca = pki .. "/ca.pem" })) })
+      s:close()
+    end)
+
+    it("works over a local socket", function()
+      local s = assert(mx.tcp("unix:" .. path))
+      s:send "starttls\n"
+      assert.equal("go", s:receive())
+      assert.has_error(function() s:starttls(true) end)
+      assert(s:starttls { ca = pki .. "/ca.pem", server_name = "localhost" })
+      s:send "say hi\n"
+      assert.equal("hi", s:receive "*a")
+      s:close()
+    end)
+
+    it("verifies, and closes when that fails", function()
+      local s = greeted "starttls\n"
+      s:receive()
+      local ok, e = s:starttls { ca = pki .. "/ca.pem", server_name = "db.example" }
+      assert.same({ nil, "connection" }, { ok, code(e) })
+      assert.matches("certificate is for another name", tostring(e))
+      assert.same({ nil, "closed" }, { (s:send "x"), code(select(2, s:send "x")) })
+    end)
+
+    it("has the socket's time limit", function()
+      local s = greeted("slurp 10000000\n", { timeout = 0.05 })
+      local ok, e = s:starttls { ca = pki .. "/ca.pem", server_name = "localhost" }
+      assert.same({ nil, "timeout" }, { ok, code(e) })
+    end)
+
+    it("is refused, and changes nothing, while something is to be received or a file cannot be used", function()
+      local s = greeted "echo\n"
+      s:send "abc"
+      assert.equal("a", s:receive(1))
+      local ok, e = s:starttls { ca = pki .. "/ca.pem", server_name = "localhost" }
+      assert.same({ nil, "validation" }, { ok, code(e) })
+      assert.equal("bc", s:receive(2))
+      ok, e = s:starttls { ca = "/nowhere", server_name = "localhost" }
+      assert.same({ nil, "config" }, { ok, code(e) })
+      s:send "d"
+      assert.equal("d", s:receive(1))
+      s:close()
+      assert.same({ nil, "closed" }, { (s:starttls()), code(select(2, s:starttls())) })
+    end)
+  end)
 end)
