@@ -44,6 +44,13 @@ local function section(name)
   return found and table.concat(found, "\n")
 end
 
+-- As they stand in the reference.
+function M.names()
+  local names = {}
+  each(function(e) names[#names + 1] = e.name end)
+  return names
+end
+
 -- What the reference says of a function, a class, an option or a section; or nil, and a name that may have been meant. Names may
 -- stand without "mx." and without the object: publish, wait, ConsumeOptions.
 function M.find(name)
@@ -58,8 +65,8 @@ function M.find(name)
   if list[1] then return table.concat(list, "\n\n") end
   local text = section(name) or name ~= "" and fields(name)
   if text then return text end
-  local names = {}
-  each(function(e) names[#names + 1] = e.name names[#names + 1] = e.name:match "[.:]([%w_]+)$" end)
+  local names = M.names()
+  for i = 1, #names do names[#names + 1] = names[i]:match "[.:]([%w_]+)$" end
   return nil, select(2, check.nearest(name, names))
 end
 

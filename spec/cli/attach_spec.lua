@@ -286,7 +286,7 @@ describe("a command of the prompt", function()
       [".help"] = "%.tap QUEUE %[N%] %[predicate with msg%]", [".top"] = "orders +[%d,]+", [".mem"] = "rss = [%d.]+ MB",
       [".pool"] = "connections = {", [".queues"] = "orders +up +256 +%d of 4", [".health"] = 'status = "healthy"',
       [".tasks"] = "^%d+ tasks", [".watch handled >= 0 0.05 3"] = "^true\ntrue\ntrue\n?$",
-      [".doc mx.publish"] = "^mx%.publish%(exchange, key, body, opts%)\nPublishes and waits",
+      [".doc mx.publish"] = "^mx%.publish%(exchange, key, body, opts%) → .-\n\nWaits%. Publishes and waits",
       [".doc nothing"] = "no \"nothing\" in the reference", [".source nowhere.lua:1"] = "was not loaded",
       [".tap nowhere"] = "nothing here consumes", [".worker"] = "there is one process",
     } do

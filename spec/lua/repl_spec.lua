@@ -1,6 +1,6 @@
 -- What the prompt is made of: values as text, mistakes with a caret, what could follow what is typed.
 local print_, syntax, complete = require "mx.repl.print", require "mx.repl.syntax", require "mx.repl.complete"
-local figures, doc = require "mx.repl.figures", require "mx.repl.doc"
+local figures, doc = require "mx.repl.figures", require "mx.doc"
 
 describe("a value as text", function()
   local text = print_.text
@@ -148,10 +148,10 @@ describe("the reference at the prompt", function()
   it("has each function of the annotations", function()
     for line in io.lines "docs/meta/mx.lua" do
       local name = line:match "^function ([%w_.:]+)%("
-      if name then assert.is_string(doc.of(name), name) end
+      if name then assert.is_string(doc.find(name), name) end
     end
-    assert.matches("Consumer:stop%(timeout%)", doc.of "stop")
-    assert.is_nil(doc.of "nothing")
+    assert.matches("[Cc]onsumer:stop%(timeout%)", doc.find "consumer:stop")
+    assert.is_nil(doc.find "nothing")
   end)
 end)
 

@@ -8,7 +8,7 @@ local topology, memory, reload, wait = require "mx.topology", require "mx.memory
 local generation, hold = require "mx.generation", require "mx.hold"
 local print_, syntax, figures = require "mx.repl.print", require "mx.repl.syntax", require "mx.repl.figures"
 local profile, pprof, pprof_top = require "mx.profile", require "mx.pprof.file", require "mx.pprof.top"
-local tap, doc = require "mx.repl.tap", require "mx.repl.doc"
+local tap, doc = require "mx.repl.tap", require "mx.doc"
 
 -- list: by name { usage, what it does, f(session, rest, request) → text, changes = it does more than look }; calls: by name
 -- f(settings) → a value for those who show it themselves
@@ -312,8 +312,10 @@ command("source", ".source FILE:LINE", "these lines of a file that the process h
   return table.concat(lines, "\n")
 end)
 
-command("doc", ".doc NAME", "what the reference says of a function", function(_, rest)
-  return doc.of(rest) or fail(("there is no %q in the reference%s"):format(rest, check.nearest(rest, doc.names())))
+command("doc", ".doc NAME", "what the reference says of a function, a class, an option or a section", function(_, rest)
+  if rest == "" then return doc.list() end
+  local text, nearest = doc.find(rest)
+  return text or fail(("there is no %q in the reference%s"):format(rest, nearest and (", did you mean %q?"):format(nearest) or ""))
 end)
 
 command("worker", ".worker N|all", "whom the prompt speaks to, of the workers of -w", function()

@@ -125,7 +125,7 @@ local function commands(text)
   local documented = text:match "^%s*%.doc%s+(%S*)$"
   if documented then
     local set = {}
-    for _, name in ipairs(require "mx.repl.doc".names()) do set[name] = true end
+    for _, name in ipairs(require "mx.doc".names()) do set[name] = true end
     return starting_with(set, documented)
   end
   local prefix = text:match "^%s*%.([%a]*)$"
