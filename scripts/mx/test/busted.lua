@@ -1,5 +1,5 @@
 -- mxrun test: busted inside a task of the runtime, so that specs may wait.
-local coverage, log = require "mx.test.coverage", require "mx.log"
+local coverage, log, turn = require "mx.test.coverage", require "mx.log", require "mx.turn"
 
 local M = {}
 
@@ -73,6 +73,19 @@ local function places(args)
   return words[1] and words or { "spec" }
 end
 
+-- The time limit of what does not wait is each spec's own, not that of all that follow each other without waiting.
+local function limit_each()
+  local make = require "busted.core"
+  package.loaded["busted.core"] = function(...)
+    local core = make(...)
+    core.subscribe({ "test", "start" }, function()
+      turn.t.work = turn.t.work + 1
+      return nil, true
+    end)
+    return core
+  end
+end
+
 local run_once
 
 -- The exit code of a busted run over the arguments.
@@ -84,6 +97,7 @@ function M.run(args, host)
   local ours, rest = part(args)
   local why = refusal { unpack(rest) }
   if why then return refuse(why) end
+  limit_each()
   local runner
   if ours.coverage then
     runner, why = coverage.start(ours.config)
