@@ -143,9 +143,13 @@ MX_EXPORT double mx_hist_mean(const mx_hist *h) { return h->count ? (double)h->s
 
 MX_EXPORT void mx_hist_many(mx_hist *h, double seconds, double count) { mx_hist_add(h, mx_us_of(seconds), (uint64_t)count); }
 
+/* What follows writes only where something is counted: a page that was only read takes no memory. */
+
 MX_EXPORT void mx_hist_clear(mx_hist *h) {
-    for (unsigned k = 0; k < HALVES; k++)
-        if (h->halves & 1u << k) memset(&h->bucket[k * HALF], 0, HALF * sizeof *h->bucket);
+    for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {
+        if (!(h->halves & 1u << i / HALF)) i |= HALF - 1;
+        else if (h->bucket[i]) h->bucket[i] = 0;
+    }
     h->count = h->max = h->sum_us = h->halves = 0;
     wipe(&h->window[0]);
     wipe(&h->window[1]);
@@ -154,7 +158,7 @@ MX_EXPORT void mx_hist_clear(mx_hist *h) {
 MX_EXPORT void mx_hist_merge(mx_hist *to, const mx_hist *from) {
     for (unsigned i = 1; i < MX_HIST_BUCKETS; i++) {
         if (!(from->halves & 1u << i / HALF)) i |= HALF - 1;
-        else if (from->bucket[i]) to->bucket[i] += from->bucket[i]; /* a page of which nothing is counted stays untouched */
+        else if (from->bucket[i]) to->bucket[i] += from->bucket[i];
     }
     to->count += from->count;
     to->sum_us += from->sum_us;
@@ -171,6 +175,7 @@ MX_EXPORT void mx_hist_subtract(mx_hist *h, const mx_hist *earlier) {
             i |= HALF - 1;
             continue;
         }
+        if (!h->bucket[i]) continue;
         h->bucket[i] -= earlier->bucket[i];
         if (h->bucket[i]) h->max = value(i);
     }
