@@ -340,7 +340,7 @@ describe("a socket", function()
   end)
 
   it("is not opened for a task that was cancelled", function()
-    local t = mx.spawn(function() return mx.tcp("127.0.0.1", plain) end)
+    local t = mx.spawn(function() return mx.tcp("127.0.0.1", mute, { tls = true }) end)
     mx.sleep(0)
     t:cancel()
     assert.equal("interrupted", code(select(2, t:wait(5))))
