@@ -85,7 +85,7 @@ end)
 
 describe("an evaluation", function()
   it("that loops is stopped at its budget, and the process goes on", function()
-    local p = start(LOADED)
+    local p = start(LOADED, "--eval-limit 50ms")
     assert.same({ "mxrun eval: stopped: it ran 50 ms without waiting (--eval-limit)", 1 }, { p.eval "while true do end" })
     for _, loop in ipairs { "repeat pcall(function() while true do end end) until false", "while true do mx.now() end",
                             "assert(mx.spawn(function() while true do end end):wait())",
@@ -98,14 +98,14 @@ describe("an evaluation", function()
   end)
 
   it("has a limit on what it allocates", function()
-    local p = start(LOADED, "--eval-limit 20")
+    local p = start(LOADED)
     assert.same({ "mxrun eval: stopped: it went beyond 64 MB", 1 },
                 { p.eval "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e5) .. i end" })
     assert.equal("1", (p.eval "1"))
   end)
 
   it("may give what has no end, or cannot say what it is", function()
-    local p = start(LOADED, "--eval-limit 20")
+    local p = start(LOADED)
     assert.equal("{ a = (itself, further out) }", (p.eval "local t = {} t.a = t return t"))
     assert.matches("^{\n.*%.%.%. at least 9901 more\n}$", (p.eval "local t = {} for i = 1, 2e5 do t[i] = i end return t"))
     assert.equal("(an error object whose __tostring fails)", (p.eval "setmetatable({}, { __tostring = error })"))

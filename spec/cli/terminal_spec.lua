@@ -68,7 +68,7 @@ end)
 
 describe("the prompt on a terminal", function()
   it("edits, completes, remembers, and ends an evaluation by Ctrl-C", function()
-    local p = start(LOADED)
+    local p = start(LOADED, "--eval-limit 500ms")
     local s = terminal("attach " .. p.socket)
     s.shows("mxrun, process " .. p.pid .. ": %.help lists the commands, Ctrl%-D leaves\nmx>")
     s.line "40 + 2"
@@ -91,7 +91,7 @@ describe("the prompt on a terminal", function()
     s.keys "C-c"
     s.shows "%^C\ncancelled\nmx>"
     s.line "while true do end"
-    s.shows "stopped: it ran 50 ms without waiting"
+    s.shows "stopped: it ran 500 ms without waiting"
     s.line "x = = 1"
     s.shows "unexpected symbol near '='\n  x = = 1\n      ^\nmx>"
     s.keys("Up", "Up", "C-a", "C-k")
