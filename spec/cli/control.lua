@@ -16,12 +16,13 @@ M.until_ = until_
 
 local function is_there(pid) return os.execute(("kill -0 %d 2>/dev/null"):format(pid)) == 0 end
 
--- mxrun with the script's text in the background, where an evaluation may take 20 s, for a busy machine may: { pid, socket, out(), eval(EXPR) → text, code, prints(pattern), ends() }.
+-- mxrun with the script's text in the background: { pid, socket, out(), eval(EXPR) → text, code, prints(pattern), ends() }.
+-- An evaluation may take 20 s, as it may on a busy machine.
 function M.start(text, options)
   local base = os.tmpname()
   local p = { path = base, socket = base .. ".s", file = cli.file(text) }
-  os.execute(("(MXRUN_URLS= MXRUN_EVAL_LIMIT=20 setsid %s -u mem:// --socket %s %s %s & echo $! >%s.pid; wait $!; echo exit $?) >%s 2>&1 </dev/null &"):format(
-    MXRUN, p.socket, options or "", p.file, base, base))
+  local run = ("MXRUN_URLS= MXRUN_EVAL_LIMIT=20 setsid %s -u mem:// --socket %s %s %s"):format(MXRUN, p.socket, options or "", p.file)
+  os.execute(("(%s & echo $! >%s.pid; wait $!; echo exit $?) >%s 2>&1 </dev/null &"):format(run, base, base))
   p.pid = until_("a pid", function() return tonumber(cli.read(base .. ".pid")) end)
   os.remove(base .. ".pid")
   function p.out() return cli.read(base) end
