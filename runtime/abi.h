@@ -245,7 +245,7 @@ size_t mx_receipt_id(mx_pub *p, double seq, uint8_t *to);       /* the message i
 /* What is published from now on is kept together until the batch, which is p's, is due, the window is full, or mx_pub_release. */
 mx_batch *mx_pub_gather(mx_pub *p, uint32_t size, double bytes, double timeout, mx_batch_look *look);
 void mx_pub_release(mx_pub *p);
-/* Of a full window: posted when a quarter of it is free again, or the channel closes; when it is not full, at once. */
+/* Of a full window: posted when an eighth of it is free again, or the channel closes; when it is not full, at once. */
 void mx_pub_watch(mx_pub *p, uint32_t ticket);
 
 /* ---- sockets ----------------------------------------------------------------------------------------------- */

@@ -190,9 +190,10 @@ static void end(mx_confirm *c, uint64_t seq, int state, run *r) {
     e->crowd = 0;
 }
 
-/* Room for a quarter of the window: to wake who waits for each single slot costs more than it gains. */
+/* Room for an eighth of the window: to wake who waits for each single slot costs more than it gains, and a broker that is
+ * given the window in few large parts waits for the next one. */
 static int has_room(const mx_confirm *c) {
-    return !mx_confirm_full(c) && 4 * (c->pub.seq - c->pub.settled) <= 3.0 * c->pub.window;
+    return !mx_confirm_full(c) && 8 * (c->pub.seq - c->pub.settled) <= 7.0 * c->pub.window;
 }
 
 /* Takes what has ended off the front of the ring. */

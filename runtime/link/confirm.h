@@ -25,7 +25,7 @@ typedef struct mx_confirm {
     mx_failure *failure; /* ring, ordered by seq */
     size_t failures, failure_room, failure_first;
     double forgotten; /* failures up to this seq are no longer listed */
-    uint32_t watcher; /* ticket posted when a quarter of the window is free */
+    uint32_t watcher; /* ticket posted when an eighth of the window is free */
     uint32_t early;   /* publishes above settled that have ended */
     uint32_t heard;   /* settlements that the broker sent */
     mx_timers *timers;

@@ -12,7 +12,7 @@
 #include "measure/hist.h"
 #include "wire/sendq.h"
 
-enum { WINDOW = 100, STEPS = 200000 };
+enum { WINDOW = 100, EIGHTH = (WINDOW + 7) / 8, STEPS = 200000 };
 static mx_timers timers;
 static mx_waitroom room;
 static mx_confirm c;
@@ -233,7 +233,7 @@ static void confirm_posts_a_second_watcher_although_the_first_gave_up(void **sta
     assert_int_equal(posted(), b);
 }
 
-static void confirm_tells_when_a_quarter_of_the_window_is_free(void **state) {
+static void confirm_tells_when_an_eighth_of_the_window_is_free(void **state) {
     (void)state;
     uint32_t a = mx_wait_new(&room.pub, -1), b = mx_wait_new(&room.pub, -1), d = mx_wait_new(&room.pub, -1);
     publish(WINDOW - 1);
@@ -245,12 +245,12 @@ static void confirm_tells_when_a_quarter_of_the_window_is_free(void **state) {
     mx_pub_watch(&c.pub, a);
     mx_pub_watch(&c.pub, b);
     ack(2);
-    ack_to(WINDOW / 4 - 1);
+    ack_to(EIGHTH - 1);
     assert_int_equal(posted(), 0);
-    ack(WINDOW / 4);
+    ack(EIGHTH);
     assert_int_equal(posted(), a);
     assert_int_equal(posted(), b);
-    publish(WINDOW / 4);
+    publish(EIGHTH);
     mx_pub_watch(&c.pub, a = mx_wait_new(&room.pub, -1));
     mx_confirm_lose(&c);
     assert_int_equal(posted(), a);
@@ -258,15 +258,15 @@ static void confirm_tells_when_a_quarter_of_the_window_is_free(void **state) {
 
 static void confirm_tells_of_room_in_the_smallest_windows(void **state) {
     (void)state;
-    for (uint32_t window = 1; window <= 5; window++) {
+    for (uint32_t window = 1; window <= 17; window++) {
         mx_confirm_fini(&c);
         mx_confirm_init(&c, window, 1, &room.pub, &timers, latency);
         for (uint32_t i = 1; i < 20; i++) {
             uint32_t a = mx_wait_new(&room.pub, -1), taken = 0;
             while (!mx_confirm_full(&c)) publish(1);
             mx_pub_watch(&c.pub, a);
-            while (posted() != a) assert_true(taken++ < (window + 3) / 4 && ack((uint64_t)c.pub.settled + 1) == 0);
-            assert_int_equal(taken, (window + 3) / 4);
+            while (posted() != a) assert_true(taken++ < (window + 7) / 8 && ack((uint64_t)c.pub.settled + 1) == 0);
+            assert_int_equal(taken, (window + 7) / 8);
         }
     }
 }
@@ -609,7 +609,7 @@ int main(void) {
         CASE(confirm_up_to_confirms_all_but_the_returned),
         CASE(confirm_posts_every_watcher_of_a_publish_once),
         CASE(confirm_posts_a_second_watcher_although_the_first_gave_up),
-        CASE(confirm_tells_when_a_quarter_of_the_window_is_free),
+        CASE(confirm_tells_when_an_eighth_of_the_window_is_free),
         CASE(confirm_tells_of_room_in_the_smallest_windows),
         CASE(confirm_tells_of_no_room_in_a_window_of_none),
         CASE(confirm_settles_at_once_without_confirms),
