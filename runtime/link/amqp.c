@@ -190,6 +190,7 @@ static void make_room(mx_amqp *a) {
 
 static void on_up(void *arg) {
     mx_amqp *a = arg;
+    a->local = mx_stream_is_local(a->stream);
     mx_amqp_write(a);
 }
 
@@ -341,6 +342,7 @@ static const mx_link_ops ops = {mx_amqp_call,
                                 mx_amqp_release_pub,
                                 fill,
                                 flush,
+                                mx_amqp_coalesce,
                                 close_link,
                                 mx_amqp_replies};
 

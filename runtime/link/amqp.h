@@ -54,6 +54,11 @@ typedef struct mx_amqp_publisher {
     mx_amqp_consumer *replies; /* of direct reply-to; its line has no channel of its own */
 } mx_amqp_publisher;
 
+typedef struct mx_arrivals { /* coalesce.c's: deliveries and confirms, and publishes, at the last look */
+    uint64_t from_us, moved, published;
+    double each_us; /* between two deliveries or confirms in the last period; 0: there were none */
+} mx_arrivals;
+
 struct mx_amqp {
     mx_link_base base; /* first */
     mx_stream *stream;
@@ -62,11 +67,13 @@ struct mx_amqp {
     mx_line control, *lines;
     mx_timer limit, beat; /* handshake or close; heartbeats */
     uint64_t heard_us, said_us;
+    mx_arrivals arrivals;
     uint32_t open_ticket, close_ticket;
     uint8_t *in;
     size_t in_off, in_len, in_room;
     int again; /* in may hold whole frames */
     int lost;  /* it was closed before anybody asked for that */
+    int local; /* the broker is on this machine */
     int patience_ms;
     char *texts[4]; /* what the connection's options point at */
     char *password; /* mx_secret's */
@@ -130,6 +137,10 @@ void mx_amqp_settle_all(mx_amqp_consumer *c); /* also what lies beyond a gap: no
 void mx_amqp_free_consumer(mx_amqp_consumer *c);
 mx_inbox *mx_amqp_replies(mx_pub *pub, uint32_t ticket);
 void mx_amqp_lose_replies(mx_amqp_publisher *p); /* before the publisher's channel goes */
+
+/* ---- coalesce.c ---- */
+
+uint64_t mx_amqp_coalesce(mx_link *link, uint64_t now_us);
 
 /* ---- publisher.c ---- */
 

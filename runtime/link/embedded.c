@@ -312,9 +312,14 @@ static void close_link(mx_link *link, uint32_t ticket) {
     free(e);
 }
 
+static uint64_t coalesce(mx_link *link, uint64_t now_us) {
+    (void)link, (void)now_us;
+    return UINT64_MAX;
+}
+
 static const mx_link_ops ops = {
-    mx_embedded_call, mx_reader_open, mx_reader_cancel, mx_reader_close, open_pub,   reopen_pub, close_pub,
-    publish,          release,        mx_readers_fill,  flush,           close_link, NULL};
+    mx_embedded_call, mx_reader_open, mx_reader_cancel, mx_reader_close, open_pub, reopen_pub, close_pub,
+    publish,          release,        mx_readers_fill,  flush,           coalesce, close_link, NULL};
 
 mx_link *mx_embedded_open(mx_runtime *r, const mx_link_options *o, uint32_t ticket) {
     embedded *e = mx_zalloc(sizeof *e);

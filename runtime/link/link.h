@@ -24,6 +24,8 @@ typedef struct mx_link_ops {
     void (*pub_release)(mx_pub *p); /* what was published since there is a batch, and kept, goes out */
     int (*fill)(mx_link *l);        /* moves one slice of deliveries and events in; 1: there is more at hand */
     void (*flush)(mx_link *l);      /* settlements and everything buffered go out */
+    /* For how many us it is well not to look at what comes; 0: look at once, UINT64_MAX: nothing comes. */
+    uint64_t (*coalesce)(mx_link *l, uint64_t now_us);
     void (*close)(mx_link *l, uint32_t ticket);
     mx_inbox *(*replies)(mx_pub *p, uint32_t ticket); /* NULL: it has no direct reply-to */
 } mx_link_ops;

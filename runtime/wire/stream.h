@@ -12,6 +12,7 @@ typedef struct mx_stream_kind { /* see the functions below */
     int (*finish)(mx_stream *s);
     void (*resume)(mx_stream *s);
     void (*patience)(mx_stream *s, int timeout_ms);
+    int (*is_local)(const mx_stream *s);
     void (*close)(mx_stream *s);
 } mx_stream_kind;
 struct mx_stream { /* first in a filling's own struct */
@@ -73,5 +74,7 @@ static inline int mx_stream_finish(mx_stream *s) { return s->kind->finish(s); }
 static inline void mx_stream_resume(mx_stream *s) { s->kind->resume(s); }
 /* As in open; 0: the system's own. */
 static inline void mx_stream_patience(mx_stream *s, int timeout_ms) { s->kind->patience(s, timeout_ms); }
+/* Whether the peer is on this machine; to be asked once it is up. */
+static inline int mx_stream_is_local(const mx_stream *s) { return s->kind->is_local(s); }
 static inline void mx_stream_close(mx_stream *s) { s->kind->close(s); }
 #endif

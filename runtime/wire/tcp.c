@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include "base/mx.h"
 #include "wire/dial.h"
@@ -142,6 +143,19 @@ static int finish_writing(mx_stream *stream) {
     return !uv_shutdown(&s->shutdown, s->peer, on_shutdown);
 }
 
+/* Both ends have one address: a loopback one, or the machine's own. */
+static int is_local(const mx_stream *stream) {
+    const tcp *s = (const tcp *)stream;
+    struct sockaddr_storage here = {0}, there = {0};
+    int n = sizeof here, m = sizeof there;
+    if (!is_open(s) || s->peer->type != UV_TCP) return is_open(s);
+    if (uv_tcp_getsockname((uv_tcp_t *)s->peer, (struct sockaddr *)&here, &n)) return 0;
+    if (uv_tcp_getpeername((uv_tcp_t *)s->peer, (struct sockaddr *)&there, &m)) return 0;
+    if (here.ss_family == AF_INET6)
+        return !memcmp(&((struct sockaddr_in6 *)&here)->sin6_addr, &((struct sockaddr_in6 *)&there)->sin6_addr, 16);
+    return ((struct sockaddr_in *)&here)->sin_addr.s_addr == ((struct sockaddr_in *)&there)->sin_addr.s_addr;
+}
+
 static void close_down(mx_stream *stream) {
     tcp *s = (tcp *)stream;
     if (s->closing) return;
@@ -151,7 +165,7 @@ static void close_down(mx_stream *stream) {
     else finish(s);
 }
 
-static const mx_stream_kind tcp_kind = {write_out, pending, finish_writing, resume, be_patient, close_down};
+static const mx_stream_kind tcp_kind = {write_out, pending, finish_writing, resume, be_patient, is_local, close_down};
 
 mx_stream *mx_tcp_open(uv_loop_t *loop, const char *host, const char *port, int timeout_ms, const mx_stream_events *e,
                        void *arg) {

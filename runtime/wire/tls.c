@@ -204,6 +204,8 @@ static void resume(mx_stream *stream) {
 
 static void be_patient(mx_stream *stream, int timeout_ms) { mx_stream_patience(((tls *)stream)->tcp, timeout_ms); }
 
+static int is_local(const mx_stream *stream) { return mx_stream_is_local(((const tls *)stream)->tcp); }
+
 static size_t write_out(mx_stream *stream, const uint8_t *p, size_t n) {
     tls *s = (tls *)stream;
     if (!s->up || s->down || s->closing || s->broken || s->waiting.pending || !n) return 0;
@@ -243,7 +245,7 @@ static void close_down(mx_stream *stream) {
     mx_stream_close(s->tcp);
 }
 
-static const mx_stream_kind tls_kind = {write_out, pending, finish_writing, resume, be_patient, close_down};
+static const mx_stream_kind tls_kind = {write_out, pending, finish_writing, resume, be_patient, is_local, close_down};
 static const mx_stream_events tcp_events = {on_up, on_room, on_data, on_drained, on_down, on_gone};
 
 static int is_address(const char *name) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
@@ -99,12 +100,24 @@ static void on_rest(mx_timer *t, void *arg) {
     if (mx_freelists_rest()) mx_memory_shrink();
 }
 
+/* The loop would wait for input now. Where each connection may leave it unread it sleeps first, unless a timer is near. */
+static void sleep_on(const mx_worker *w, uint64_t due) {
+    uint64_t us = UINT64_MAX, now = mx_clock_latest_us;
+    for (mx_link_base *l = w->runtime.links; l; l = l->next) {
+        uint64_t own = l->ops->coalesce(&l->pub, now);
+        if (own < us) us = own;
+    }
+    if (!us || us == UINT64_MAX || due < now + 2 * us) return;
+    nanosleep(&(struct timespec){0, (long)us * 1000}, NULL);
+}
+
 static void on_prepare(uv_prepare_t *h) {
     mx_worker *w = h->data;
     if (!w->rest.place && mx_freelists_kept()) mx_timer_set(&w->runtime.timers, &w->rest, mx_clock_us() + REST_US);
     if (mx_log_flush() && !w->log.place) mx_timer_set(&w->runtime.timers, &w->log, mx_clock_us() + LOG_US);
     uint64_t due = mx_timers_next(&w->runtime.timers), ahead = mx_clock_ahead_us();
     if (ahead && due != UINT64_MAX) due = due > ahead ? due - ahead : 1;
+    if (!uv_is_active((uv_handle_t *)&w->idle) && !w->runtime.sockets) sleep_on(w, due);
     if (due == w->alarm_us) return;
     struct itimerspec at = {0};
     if (due != UINT64_MAX) {

@@ -103,22 +103,45 @@ static void check_options(void *arg) {
     mx_stream_close(*s);
 }
 
-static void tcp_sends_at_once_and_finds_a_dead_peer(void **state) {
-    static const mx_stream_events checking = {check_options, on_room, on_data, on_drained, on_down, on_gone};
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+/* A stream to somebody who listens at host, until it is closed. */
+static void open_to(const char *host, const mx_stream_events *e) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = inet_addr(host)};
     socklen_t size = sizeof at;
     int listening = socket(AF_INET, SOCK_STREAM, 0);
     char port[8];
     mx_stream *s;
-    (void)state;
     assert_int_equal(bind(listening, (struct sockaddr *)&at, sizeof at), 0);
     assert_int_equal(listen(listening, 1), 0);
     getsockname(listening, (struct sockaddr *)&at, &size);
     snprintf(port, sizeof port, "%d", ntohs(at.sin_port));
-    s = mx_tcp_open(&loop, "127.0.0.1", port, 7000, &checking, &s);
+    s = mx_tcp_open(&loop, host, port, 7000, e, &s);
     uv_run(&loop, UV_RUN_DEFAULT);
-    assert_true(ups == 1 && downs == 0 && gones == 1);
     close(listening);
+}
+
+static void tcp_sends_at_once_and_finds_a_dead_peer(void **state) {
+    static const mx_stream_events checking = {check_options, on_room, on_data, on_drained, on_down, on_gone};
+    (void)state;
+    open_to("127.0.0.1", &checking);
+    assert_true(ups == 1 && downs == 0 && gones == 1);
+}
+
+static int local;
+
+static void ask_whether_local(void *arg) {
+    mx_stream **s = arg;
+    local = mx_stream_is_local(*s);
+    mx_stream_close(*s);
+}
+
+/* What goes to 127.0.0.2 comes from 127.0.0.1: two addresses, as between two machines. */
+static void tcp_knows_a_peer_on_its_own_address(void **state) {
+    static const mx_stream_events asking = {ask_whether_local, on_room, on_data, on_drained, on_down, on_gone};
+    (void)state;
+    open_to("127.0.0.1", &asking);
+    assert_true(local);
+    open_to("127.0.0.2", &asking);
+    assert_false(local);
 }
 
 int main(void) {
@@ -127,6 +150,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(tcp_closes_before_it_could_say_so, before, after),
         cmocka_unit_test_setup_teardown(tcp_says_that_nobody_listens, before, after),
         cmocka_unit_test_setup_teardown(tcp_sends_at_once_and_finds_a_dead_peer, before, after),
+        cmocka_unit_test_setup_teardown(tcp_knows_a_peer_on_its_own_address, before, after),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
